@@ -1,0 +1,280 @@
+"""Every option of a training run: declared, documented and checked here, once.
+
+The command line, the JSON in `config.json` and the comparison between ranks are all made from the fields of `Config`.
+Imports nothing heavy, so that `--help` and a mistyped option answer at once.
+"""
+
+import argparse
+import dataclasses
+import math
+import os
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu")
+"""Names in torch.nn.functional, which is where models.py takes the functions from."""
+
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "reference": {},
+    "best": {"*": {"schedule": "onecycle", "lr": 3e-3}},
+}
+"""recipe -> net, or "*" for every net -> options. Defaults give way to the recipe, and the recipe to what was typed."""
+
+
+class UsageError(ValueError):
+    """Something the user can mend: the message is one line that says what, where and what to do. Exit code 2."""
+
+
+class RunError(RuntimeError):
+    """The run cannot go on, through nobody's mistyping: the message is one line that says why. Exit code 1."""
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    choices: Sequence[str] | None = None,
+    valid: Callable[[Any], bool] | None = None,
+    must: str = "",
+    metavar: str | None = None,
+    result: bool = False,
+) -> Any:
+    """A field of `Config`. `must` says in words what `valid` checks; `result` marks what changes the weights."""
+    metadata = {
+        "help": help,
+        "group": group,
+        "choices": choices,
+        "valid": valid,
+        "must": must,
+        "metavar": metavar,
+        "result": result,
+    }
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
+def not_negative(value: float) -> bool:
+    return 0 <= value < math.inf
+
+
+def fraction(value: float) -> bool:
+    return 0 <= value < 1
+
+
+TRAINING, RUN, MACHINE = "training", "the run", "the machine"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of one net's training. Construct it directly, or through `resolve` to have the recipe applied."""
+
+    model: str = option("all", "net to train: mlp, cnn, or all for one after the other", group=TRAINING, metavar="NET")
+    recipe: str = option(
+        "reference",
+        "reference: the published hyperparameters; best: one-cycle schedule with lr 0.003",
+        group=TRAINING,
+        choices=tuple(RECIPES),
+    )
+    epochs: int = option(
+        5, "passes over the training digits", group=TRAINING, valid=positive, must="be at least 1", result=True
+    )
+    batch_size: int = option(
+        64,
+        "GLOBAL batch, in digits, shared out over all processes",
+        group=TRAINING,
+        valid=positive,
+        must="be at least 1",
+        result=True,
+    )
+    lr: float = option(
+        1e-3, "peak learning rate", group=TRAINING, valid=positive, must="be above 0 and finite", result=True
+    )
+    optimizer: str = option("adam", "optimizer", group=TRAINING, choices=("adam", "adamw", "sgd"), result=True)
+    momentum: float = option(
+        0.9, "momentum of sgd", group=TRAINING, valid=fraction, must="be at least 0 and below 1", result=True
+    )
+    weight_decay: float = option(
+        0.0,
+        "L2 penalty (adam, sgd) or decoupled decay (adamw)",
+        group=TRAINING,
+        valid=not_negative,
+        must="be at least 0 and finite",
+        result=True,
+    )
+    schedule: str = option(
+        "constant",
+        "learning rate over the run; onecycle warms up over its first fifth",
+        group=TRAINING,
+        choices=("constant", "cosine", "onecycle"),
+        result=True,
+    )
+    grad_clip: float = option(
+        0.0,
+        "clip the gradient's global L2 norm to this; 0 leaves it alone",
+        group=TRAINING,
+        valid=not_negative,
+        must="be at least 0 and finite",
+        result=True,
+    )
+    dropout: float = option(
+        0.0,
+        "probability of dropping a hidden unit of the fully connected layers",
+        group=TRAINING,
+        valid=fraction,
+        must="be at least 0 and below 1",
+        result=True,
+    )
+    activation: str = option("relu", "non-linearity of both nets", group=TRAINING, choices=ACTIVATIONS, result=True)
+    val_fraction: float = option(
+        0.0,
+        "share of the training digits held out and reported apart from test; the same digits for every seed",
+        group=TRAINING,
+        valid=fraction,
+        must="be at least 0 and below 1",
+        result=True,
+    )
+    seed: int = option(
+        0,
+        "random seed of weights, order and dropout",
+        group=TRAINING,
+        valid=not_negative,
+        must="be at least 0",
+        result=True,
+    )
+    max_steps: int | None = option(
+        None,
+        "stop a net after this many steps in all; the schedule keeps its length",
+        group=TRAINING,
+        valid=positive,
+        must="be at least 1",
+        metavar="N",
+        result=True,
+    )
+    data_dir: Path = option(
+        lambda: Path(os.environ.get("DISTMNIST_DATA") or "data"),
+        "MNIST's IDX files, raw or .gz, here or in MNIST/raw/ below; downloaded into it if absent"
+        " (default: $DISTMNIST_DATA, else ./data)",
+        group=RUN,
+        metavar="DIR",
+    )
+    output: Path | None = option(
+        None,
+        "where the run goes (default: runs/<UTC time>); several nodes must name it",
+        group=RUN,
+        metavar="DIR",
+    )
+    resume: bool = option(False, "go on with the run in --output, with its options", group=RUN)
+    device: str = option("auto", "auto: cuda if there is one, else cpu", group=MACHINE, choices=("auto", "cpu", "cuda"))
+    amp: str = option(
+        "auto",
+        "automatic mixed precision; auto: what the device computes natively",
+        group=MACHINE,
+        choices=("auto", "off", "bf16", "fp16"),
+        result=True,
+    )
+    threads: int | None = option(
+        None,
+        "CPU threads of each process (default: usable cores / processes on this machine)",
+        group=MACHINE,
+        valid=positive,
+        must="be at least 1",
+        metavar="N",
+    )
+    timeout: float = option(
+        300.0,
+        "seconds that a process waits for the others before it gives up",
+        group=MACHINE,
+        valid=positive,
+        must="be above 0 and finite",
+        metavar="SECONDS",
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, rules = getattr(self, field.name), field.metadata
+            if value is None:
+                continue
+            if rules["choices"] and value not in rules["choices"]:
+                raise UsageError(f"{flag(field)} {value} is unknown; choose from {', '.join(rules['choices'])}")
+            if rules["valid"] and not rules["valid"](value):
+                raise UsageError(f"{flag(field)} {value} must {rules['must']}")
+        if self.resume and self.output is None:
+            raise UsageError("--resume needs --output: the run to go on with; runs/latest names the newest")
+
+    def result_options(self) -> dict[str, Any]:
+        """The options that change the trained weights, by name: what ranks compare, and what `--resume` must keep."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["result"]}
+
+
+def flag(field: dataclasses.Field) -> str:
+    return "--" + field.name.replace("_", "-")
+
+
+def value_type(field: dataclasses.Field) -> type:
+    """The type of a value that is given: `int` for a field declared `int | None`."""
+    if isinstance(field.type, types.UnionType):
+        return next(t for t in typing.get_args(field.type) if t is not types.NoneType)
+    return field.type
+
+
+def to_json(options: dict[str, Any]) -> dict[str, Any]:
+    """Options by name -> the same as JSON values; paths as strings."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+
+
+def from_json(options: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `to_json`. Raises UsageError for an option that this version does not have."""
+    fields = {f.name: f for f in dataclasses.fields(Config)}
+    if unknown := options.keys() - fields.keys():
+        raise UsageError(f"unknown options {', '.join(sorted(unknown))}: written by another version of distmnist?")
+    return {n: Path(v) if value_type(fields[n]) is Path and v is not None else v for n, v in options.items()}
+
+
+def resolve(given: dict[str, Any], model: str | None = None) -> Config:
+    """Defaults, then the recipe's options for `model`, then `given`: the options that were typed."""
+    model = model or given.get("model", "all")
+    recipe = RECIPES.get(given.get("recipe", "reference"), {})
+    return Config(**{**recipe.get("*", {}), **recipe.get(model, {}), **given, "model": model})
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise UsageError(f"{message}; --help lists the options")
+
+
+def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """The command line -> the options that were typed, checked. Raises UsageError; `--help` prints and exits."""
+    parser = Parser(
+        prog="distmnist.train",
+        usage="torchrun --nproc_per_node=N -m distmnist.train [options]\n"
+        "       python -m distmnist.train [options]             the same with one process",
+        description="Trains the MNIST classifiers on any number of processes and compares them.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        rules, kind = field.metadata, value_type(field)
+        if rules["group"] not in groups:
+            groups[rules["group"]] = parser.add_argument_group(rules["group"])
+        group = groups[rules["group"]]
+        if kind is bool:
+            group.add_argument(flag(field), action="store_true", help=rules["help"])
+            continue
+        shown = field.default not in (None, dataclasses.MISSING)
+        text = f"{rules['help']} (default: {field.default})" if shown else rules["help"]
+        group.add_argument(
+            flag(field), type=kind, choices=rules["choices"], metavar=rules["metavar"], help=text.replace("%", "%%")
+        )
+    given = vars(parser.parse_args(arguments))
+    resolve(given)
+    return given

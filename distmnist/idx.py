@@ -1,0 +1,47 @@
+"""Reads one IDX file of MNIST, raw or gzipped, and believes nothing in it that it has not checked."""
+
+import gzip
+import hashlib
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from distmnist.config import UsageError
+
+FILES = {
+    "train-images-idx3-ubyte": ((60_000, 28, 28), "6bbc9ace898e44ae57da46a324031adb"),
+    "train-labels-idx1-ubyte": ((60_000,), "a25bea736e30d166cdddb491f175f624"),
+    "t10k-images-idx3-ubyte": ((10_000, 28, 28), "2646ac647ad5339dbf082846283269ea"),
+    "t10k-labels-idx1-ubyte": ((10_000,), "27ae3e4e09519cfbb04c329615203637"),
+}
+"""name -> shape and the MD5 of the uncompressed file: MNIST as Y. LeCun, C. Cortes and C. J. C. Burges published it."""
+
+
+def read(path: Path) -> np.ndarray:
+    """The uint8 array in `path`, a file of `FILES` with or without `.gz`.
+
+    Raises UsageError for anything but the published content: damaged gzip, magic number, shape, length, labels over
+    9, digest. Never holds more than the published size and a byte.
+    """
+    shape, md5 = FILES[path.name.removesuffix(".gz")]
+    header = b"".join(number.to_bytes(4, "big") for number in (0x800 + len(shape), *shape))
+    size = len(header) + int(np.prod(shape))
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(size + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path} cannot be read: {error}; delete it to download it again") from error
+    if len(content) >= 4 and content[:4] != header[:4]:
+        raise UsageError(f"{path} is not the IDX file it should be: magic {content[:4].hex()}, not {header[:4].hex()}")
+    if len(content) != size:
+        found = f"{len(content)}" if len(content) < size else f"more than {size}"
+        raise UsageError(f"{path} holds {found} bytes, not {size}; delete it to download it again")
+    if content[: len(header)] != header:
+        raise UsageError(f"{path} announces another shape than {shape}; delete it to download it again")
+    array = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+    if len(shape) == 1 and array.max() > 9:
+        raise UsageError(f"{path} holds the label {array.max()}; MNIST's are 0 to 9")
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        raise UsageError(f"{path} is not MNIST as published (its MD5 is not {md5}); delete it to download it again")
+    return array

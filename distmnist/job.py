@@ -1,0 +1,210 @@
+"""One run of the command: the processes meet and agree, train every net asked for, and say what came of it."""
+
+import contextlib
+import dataclasses
+import os
+from typing import Any
+
+import torch
+
+from distmnist import __version__, data, summary
+from distmnist.config import Config, UsageError, from_json, resolve, to_json
+from distmnist.data import Dataset
+from distmnist.distributed import World, choose_device, join
+from distmnist.log import Log, Silence
+from distmnist.machine import default_threads
+from distmnist.models import MODELS
+from distmnist.precision import choose_amp
+from distmnist.rundir import RunDirectory, default_path
+from distmnist.signals import Interrupts
+from distmnist.trainer import Snapshot, fit
+
+Given = dict[str, Any]
+"""The options that were typed, by name: what is left is up to the recipe and the defaults."""
+
+
+def run(given: Given) -> int:
+    """Runs the job for the options that were typed. Returns the exit code; raises UsageError and RunError."""
+    with join(resolve(given).timeout) as world, contextlib.ExitStack() as stack:
+        log = Log() if world.is_main else Silence()
+        given, directory, snapshots = open_run(world, log, given, stack)
+        configs = {net: resolve(given, net) for net in nets(given)}
+        common = next(iter(configs.values()))
+        amp, why = set_up_machine(world, common)
+        dataset = find_digits(world, log, common, snapshots)
+        world.connect(common.timeout)
+
+        setting = {
+            "world_size": world.size,
+            "device": world.device.type,
+            "amp": amp,
+            "threads": torch.get_num_threads(),
+        }
+        configs = {net: dataclasses.replace(config, amp=amp) for net, config in configs.items()}
+        if directory:
+            directory.write_json("config.json", describe_run({**given, "amp": amp}, configs, dataset))
+            directory.become_latest()
+            header(log, world, common, setting, why, dataset, directory)
+        interrupts = stack.enter_context(Interrupts())
+        figures = {}
+        for net, config in configs.items():
+            result = fit(
+                config,
+                world,
+                dataset,
+                log,
+                snapshot=world.broadcast(snapshots.get(net)),
+                save=directory and directory.saver(net),
+                interrupted=interrupts,
+            )
+            if result.figures is None:
+                break
+            figures[net] = result.figures
+            if directory:
+                directory.write_predictions(net, result.evaluation.arrays())
+        finished = len(figures) == len(configs)
+        if directory:
+            directory.write_json("summary.json", summary.summarize(finished, dataset, setting, figures))
+            footer(log, dataset, figures, finished, directory)
+        return 0 if finished else 128 + (interrupts.signal or 15)
+
+
+def nets(given: Given) -> list[str]:
+    """The nets that `--model` names. Raises UsageError for a name that is not in models.py."""
+    name = resolve(given).model
+    if name == "all":
+        return list(MODELS)
+    if name not in MODELS:
+        raise UsageError(f"--model {name} is unknown; choose from all, {', '.join(MODELS)}")
+    return [name]
+
+
+def open_run(
+    world: World, log: Log, given: Given, stack: contextlib.ExitStack
+) -> tuple[Given, RunDirectory | None, dict[str, Snapshot]]:
+    """Makes sure that all ranks were started alike; rank 0 opens the run's directory.
+
+    Returns the options, those of the run itself when it is resumed; the directory, on rank 0; and the snapshots to go
+    on from, on rank 0.
+    """
+    directory, snapshots = None, {}
+    with world.agreement() as statement:
+        options = resolve(given)
+        statement |= {"distmnist": __version__, "torch": torch.__version__, "--model": options.model}
+        statement |= {f"--{name.replace('_', '-')}": value for name, value in options.result_options().items()}
+        nets(given)
+        if world.size > world.local_size and not options.output:
+            raise UsageError("--output must be named when there are several nodes; rank 0's node writes it")
+        if world.is_main:
+            directory = RunDirectory(options.output or default_path())
+            stack.callback(directory.release)
+            if options.resume:
+                given, snapshots = resume(directory, given, log)
+            elif directory.holds_run():
+                raise UsageError(
+                    f"--output {directory.path} holds a run; add --resume to go on with it, or name another"
+                )
+    return from_json(world.announce(to_json(given))), directory, snapshots
+
+
+def resume(directory: RunDirectory, given: Given, log: Log) -> tuple[Given, dict[str, Snapshot]]:
+    """The run's own options under what was typed now, and its snapshots.
+
+    Raises UsageError if what was typed would change the result: only the length of a run may change.
+    """
+    before = from_json(directory.read_config()["given"])
+    asked = {name: value for name, value in given.items() if (name, value) != ("amp", "auto")}
+    merged = {**before, **asked}
+    snapshots = {}
+    for net in nets(merged):
+        old, new = resolve(before, net), resolve(merged, net)
+        extended = new.epochs > old.epochs and new.schedule == "constant"
+        for name, value in new.result_options().items():
+            was = getattr(old, name)
+            if value != was and name != "max_steps" and not (name == "epochs" and extended):
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"--resume with {option} {value}: the run in {directory.path} has {was}; keep it")
+        snapshot, trouble = directory.load(net)
+        if trouble:
+            log.warn(f"{trouble}; going on from the one before it")
+        if snapshot:
+            snapshots[net] = snapshot
+    return merged, snapshots
+
+
+def set_up_machine(world: World, config: Config) -> tuple[str, str]:
+    """Chooses the device and the threads. Returns the kind of mixed precision, and why in words."""
+    with world.agreement() as statement:
+        if config.batch_size < world.size:
+            raise UsageError(
+                f"--batch-size {config.batch_size} is smaller than the {world.size} processes; use {world.size} or more"
+            )
+        world.device = choose_device(config.device, world)
+        torch.set_num_threads(config.threads or default_threads(world.local_size))
+        amp, why = choose_amp(config.amp, world.device)
+        statement |= {"--device": world.device.type, "--amp": amp}
+    return amp, why
+
+
+def find_digits(world: World, log: Log, config: Config, snapshots: dict[str, Snapshot]) -> Dataset:
+    """The digits, on this rank's device. One process of each machine downloads them if need be."""
+    reason = None
+    with world.agreement():
+        if world.local_rank == 0:
+            reason = data.fetch(config.data_dir, log.say)
+    with world.agreement() as statement:
+        dataset = data.load(config.data_dir)
+        statement["the data set"] = dataset.name
+        for net, snapshot in snapshots.items():
+            if snapshot["dataset"] != dataset.describe():
+                raise UsageError(
+                    f"--resume: {net} was trained on {snapshot['dataset']['name']}, but {config.data_dir} gives"
+                    f" {dataset.name}; name the right --data-dir"
+                )
+    if reason:
+        log.warn(
+            f"NOT MNIST but the 5,000-digit SAMPLE is trained on, because the download failed: {reason}."
+            f" For the full set put its four IDX files into {config.data_dir / 'MNIST' / 'raw'}"
+        )
+    return dataset.to(world.device)
+
+
+def describe_run(given: Given, configs: dict[str, Config], dataset: Dataset) -> dict[str, Any]:
+    """config.json: what `--resume` starts from (`given`), and every option in force for each net."""
+    return {
+        "schema": 1,
+        "distmnist": __version__,
+        "given": to_json({name: value for name, value in given.items() if name not in ("resume", "output")}),
+        "options": {net: to_json(dataclasses.asdict(config)) for net, config in configs.items()},
+        "dataset": dataset.describe(),
+        "torchelastic_run_id": os.environ.get("TORCHELASTIC_RUN_ID"),
+    }
+
+
+def header(
+    log: Log, world: World, config: Config, setting: dict[str, Any], why: str, dataset: Dataset, directory: RunDirectory
+) -> None:
+    threads = setting["threads"]
+    shares = sorted({config.batch_size // world.size, -(-config.batch_size // world.size)})
+    log.say("  ".join(f"{name} {version}" for name, version in summary.versions().items()))
+    log.say(
+        f"{world.size} process{'es' if world.size > 1 else ''} x {threads} thread{'s' if threads > 1 else ''}"
+        f" on {setting['device']}, amp {setting['amp']} ({why})"
+    )
+    log.say(
+        f"global batch {config.batch_size}: {' or '.join(map(str, shares))} a process;"
+        f" recipe {config.recipe}, random seed {config.seed}"
+    )
+    log.say(f"data: {dataset.name}, {len(dataset.train):,} + {len(dataset.test):,} digits ({dataset.origin})")
+    log.say(f"output: {directory.path}")
+
+
+def footer(log: Log, dataset: Dataset, figures: dict[str, Any], finished: bool, directory: RunDirectory) -> None:
+    if figures:
+        log.say()
+        log.say(summary.table(dataset, figures))
+    log.say()
+    if finished:
+        log.say(f"next: python -m export {directory.path}")
+    else:
+        log.say(f"interrupted; to go on: the same command with --resume --output {directory.path}")

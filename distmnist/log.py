@@ -1,0 +1,35 @@
+"""What a person sees: rank 0 speaks, through tqdm on a terminal; the others are silent."""
+
+import sys
+
+from tqdm import tqdm
+
+
+class Log:
+    """Speaks. Lines go to standard output, warnings and progress bars to standard error."""
+
+    def say(self, line: str = "") -> None:
+        tqdm.write(line)
+        sys.stdout.flush()
+
+    def warn(self, line: str) -> None:
+        tqdm.write(f"WARNING: {line}", file=sys.stderr)
+        sys.stderr.flush()
+
+    def progress(self, name: str, total: int, done: int = 0) -> tqdm:
+        """A bar of `total` steps, on a terminal only."""
+        hidden = not sys.stderr.isatty()
+        return tqdm(total=total, initial=done, desc=name, unit="step", leave=False, disable=hidden, dynamic_ncols=True)
+
+
+class Silence(Log):
+    """Says nothing: what every rank but the first is given."""
+
+    def say(self, line: str = "") -> None:
+        pass
+
+    def warn(self, line: str) -> None:
+        pass
+
+    def progress(self, name: str, total: int, done: int = 0) -> tqdm:
+        return tqdm(disable=True)

@@ -1,0 +1,60 @@
+"""What this machine gives a process: cores, threads, native bf16, the loopback interface."""
+
+import os
+import socket
+from pathlib import Path
+
+import torch
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores this process may use: its affinity mask, cut by a cgroup's CPU quota (rounded down, at least 1)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, int(min([cores, *cgroup_quotas(root)])))
+
+
+def cgroup_quotas(root: Path) -> list[float]:
+    """CPU quotas in cores, of this process's cgroup and those above it; version 2, then version 1. Linux only."""
+    quotas = []
+    try:
+        own = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return quotas
+    path = next((line[3:].strip("/") for line in own if line.startswith("0::")), "")
+    for folder in (Path(path), *Path(path).parents):
+        quotas += quota(root / "sys/fs/cgroup" / folder / "cpu.max")
+    v1 = root / "sys/fs/cgroup/cpu"
+    return quotas + quota(v1 / "cpu.cfs_quota_us", v1 / "cpu.cfs_period_us")
+
+
+def quota(*files: Path) -> list[float]:
+    """[quota / period] from the two numbers in `files`, or [] where they are absent or say "no limit"."""
+    try:
+        used, period = " ".join(file.read_text() for file in files).split()
+        return [int(used) / int(period)] if int(used) > 0 else []
+    except (OSError, ValueError):
+        return []
+
+
+def default_threads(processes: int) -> int:
+    """Usable cores shared out over the processes of this machine.
+
+    A smaller OMP_NUM_THREADS is respected, but for the 1 that torchrun itself sets when there are several processes.
+    """
+    threads = max(1, usable_cores() // processes)
+    wish = os.environ.get("OMP_NUM_THREADS", "")
+    set_by_torchrun = wish == "1" and "TORCHELASTIC_RUN_ID" in os.environ and processes > 1
+    return min(threads, int(wish)) if wish.isdigit() and int(wish) and not set_by_torchrun else threads
+
+
+def has_native_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself (AVX512-BF16, AMX or Arm BF16); emulation is slower than float32."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def loopback() -> str | None:
+    """The loopback interface's name, None where there is none to be found."""
+    names = [name for _, name in socket.if_nameindex()] if hasattr(socket, "if_nameindex") else []
+    return next((name for name in ("lo", "lo0") if name in names), None)

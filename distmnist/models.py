@@ -1,0 +1,61 @@
+"""The two published classifiers. Pixels in, logits out; a third net is a class here and a line in `MODELS`."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distmnist.seeds import seed_for
+
+
+class FullyConnectedNN(nn.Module):
+    """The published baseline: 784-128-64-10, 109,386 parameters."""
+
+    def __init__(self, activation: str = "relu", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(784, 128)
+        self.fc2 = nn.Linear(128, 64)
+        self.fc3 = nn.Linear(64, 10)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = getattr(functional, activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images, float [n, 1, 28, 28] -> logits, float [n, 10]."""
+        x = torch.flatten(images, 1)
+        x = self.dropout(self.activation(self.fc1(x)))
+        x = self.dropout(self.activation(self.fc2(x)))
+        return self.fc3(x)
+
+
+class CNN(nn.Module):
+    """The published convolutional net: two 3x3 convolutions with pooling, then 3136-128-64-10; 429,258 parameters."""
+
+    def __init__(self, activation: str = "relu", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, kernel_size=3, padding=1)
+        self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
+        self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
+        self.fc1 = nn.Linear(64 * 7 * 7, 128)
+        self.fc2 = nn.Linear(128, 64)
+        self.fc3 = nn.Linear(64, 10)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = getattr(functional, activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images, float [n, 1, 28, 28] -> logits, float [n, 10]."""
+        x = self.pool(self.activation(self.conv1(images)))
+        x = self.pool(self.activation(self.conv2(x)))
+        x = torch.flatten(x, 1)
+        x = self.dropout(self.activation(self.fc1(x)))
+        x = self.dropout(self.activation(self.fc2(x)))
+        return self.fc3(x)
+
+
+MODELS: dict[str, type[nn.Module]] = {"mlp": FullyConnectedNN, "cnn": CNN}
+"""Command-line name -> class, in the order in which `--model all` trains them."""
+
+
+def build_model(name: str, *, activation: str = "relu", dropout: float = 0.0, seed: int = 0) -> nn.Module:
+    """A net of `MODELS` on the CPU, its initial weights a function of (seed, name) alone. KeyError: unknown name."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "weights", name))
+        return MODELS[name](activation=activation, dropout=dropout)

@@ -1,0 +1,142 @@
+"""How the gradients of the processes become one gradient, and their ballots one ballot, in the same message.
+
+A ballot is three numbers that every step needs from all ranks: the sum of the losses, and two votes. It travels as the
+gradient of a parameter of its own, so it costs no message and no synchronisation beside the gradients'.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from distmnist.distributed import World
+
+BUCKET_MIB = 25
+"""Given explicitly, it also replaces DDP's first bucket of 1 MiB: both nets' gradients then travel as one message."""
+
+
+class Ballot(NamedTuple):
+    """Summed over the ranks: the loss (nats, over the global batch), votes to stop and votes to keep a snapshot."""
+
+    loss_sum: float
+    stop: float
+    snapshot: float
+
+
+class ShardLoss(nn.Module):
+    """A net, its loss, and the ballot: what is differentiated, and what DDP wraps."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.ballot = nn.Parameter(torch.zeros(len(Ballot._fields)))
+
+    def forward(self, images: Tensor, labels: Tensor, votes: Tensor) -> tuple[Tensor, Tensor]:
+        """Images, float [n, 1, 28, 28]; labels, int64 [n]; votes, float [2]; n may be 0.
+
+        Returns the sum of the cross entropies in float32, and a scalar that is 0 and whose gradient is the ballot.
+        """
+        logits = self.model(images).float()
+        loss_sum = functional.cross_entropy(logits, labels, reduction="sum")
+        return loss_sum, torch.dot(self.ballot, torch.cat((loss_sum.detach().reshape(1), votes)))
+
+
+class Reducer:
+    """One process: the gradient is what backward leaves."""
+
+    average = 1
+    """The sum over the shards' gradients is divided by this."""
+    warm_ups = 0
+    """Gradients to compute and throw away before the first step."""
+
+    def __init__(self, model: nn.Module, world: World) -> None:
+        self.shard_loss = ShardLoss(model).to(world.device)
+        self.module: nn.Module = self.shard_loss
+
+    def start(self) -> None:
+        self.shard_loss.zero_grad(set_to_none=True)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of one shard's loss."""
+        loss.backward()
+
+    def finish(self) -> Tensor:
+        """Leaves the global batch's gradient in the parameters. Returns the ballots' sum, float [3], on the device."""
+        return self.shard_loss.ballot.grad * self.average
+
+
+class DDPReducer(Reducer):
+    """DistributedDataParallel: the gradients are averaged over the ranks while backward still runs.
+
+    It orders its buckets anew after the first backward pass, and gloo's ring adds in an order that depends on the
+    place in the bucket. Without warming up, a resumed run would add up its first step otherwise than the run that
+    was not interrupted.
+    """
+
+    warm_ups = 2
+
+    def __init__(self, model: nn.Module, world: World) -> None:
+        super().__init__(model, world)
+        self.average = world.size
+        self.module = DistributedDataParallel(
+            self.shard_loss,
+            device_ids=[world.device] if world.device.type == "cuda" else None,
+            bucket_cap_mb=BUCKET_MIB,
+            gradient_as_bucket_view=True,
+            static_graph=True,
+        )
+
+
+def build_reducer(model: nn.Module, world: World) -> Reducer:
+    return DDPReducer(model, world) if world.size > 1 else Reducer(model, world)
+
+
+class BallotBox:
+    """Brings ballots from the device to the host without making either wait.
+
+    On the CPU each ballot is read at once. On CUDA they collect on the device; every `EVERY` steps a copy is started,
+    and the one started `EVERY` steps earlier is read. All ranks read the same ballots at the same step.
+    """
+
+    EVERY = 50
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        if self.cuda:
+            shape = (self.EVERY, len(Ballot._fields))
+            self.window = torch.empty(shape, device=device)
+            self.filled = 0
+            self.host = torch.empty(shape, pin_memory=True)
+            self.copied: torch.cuda.Event | None = None
+
+    def put(self, sums: Tensor) -> list[Ballot]:
+        """Takes one step's sums, float [3]. Returns the ballots that became readable, oldest first."""
+        if not self.cuda:
+            return [Ballot(*sums.tolist())]
+        self.window[self.filled] = sums
+        self.filled += 1
+        if self.filled < self.EVERY:
+            return []
+        readable = self._read()
+        self.host.copy_(self.window, non_blocking=True)
+        self.copied = torch.cuda.Event()
+        self.copied.record()
+        self.filled = 0
+        return readable
+
+    def drain(self) -> list[Ballot]:
+        """Waits for the device and returns all that is left."""
+        if not self.cuda:
+            return []
+        readable = self._read() + [Ballot(*row) for row in self.window[: self.filled].tolist()]
+        self.filled = 0
+        return readable
+
+    def _read(self) -> list[Ballot]:
+        if self.copied is None:
+            return []
+        self.copied.synchronize()
+        self.copied = None
+        return [Ballot(*row) for row in self.host.tolist()]

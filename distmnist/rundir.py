@@ -1,0 +1,109 @@
+"""The directory of a run: choosing it, keeping others out of it, and every file in it."""
+
+import functools
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from distmnist import checkpoint
+from distmnist.checkpoint import write_atomically
+from distmnist.config import RunError, UsageError
+
+RUNS = Path("runs")
+
+
+def default_path() -> Path:
+    return RUNS / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+
+
+class RunDirectory:
+    """One run's directory, locked for as long as this process lives. Only rank 0 has one."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UsageError if `path` cannot be written, or another run is using it. Leaves no trace in either case."""
+        self.path = path
+        try:
+            self.made = not path.exists()
+            path.mkdir(parents=True, exist_ok=True)
+            self.lock = FileLock(path / ".lock", timeout=0)
+            self.lock.acquire()
+        except Timeout:
+            raise UsageError(f"--output {path} is in use by another run; wait for it or name another") from None
+        except OSError as error:
+            raise UsageError(f"--output {path} cannot be written: {error.strerror}; name another") from error
+
+    def release(self) -> None:
+        """Lets others in. A directory that this run made and put nothing into is taken away again."""
+        self.lock.release()
+        if self.made and {entry.name for entry in self.path.iterdir()} <= {".lock"}:
+            (self.path / ".lock").unlink(missing_ok=True)
+            self.path.rmdir()
+
+    def holds_run(self) -> bool:
+        return (self.path / "config.json").exists()
+
+    def read_config(self) -> dict[str, Any]:
+        """config.json. Raises UsageError if it is not there or cannot be read."""
+        path = self.path / "config.json"
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            raise UsageError(
+                f"--resume: {self.path} holds no run (no config.json); name the run with --output"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be read: {error}") from error
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes `name` below the directory, whole or not at all. Raises RunError: the disk is full, say."""
+        path = self.path / name
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, content)
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error.strerror}; what was there before is whole") from error
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        self.write(name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def saver(self, model: str) -> Callable[[dict[str, Any]], None]:
+        return functools.partial(self.save, model)
+
+    def save(self, model: str, snapshot: dict[str, Any]) -> None:
+        """Writes <model>/last.pt, and metrics.jsonl as the snapshot's history tells it."""
+        folder = self.path / model
+        try:
+            folder.mkdir(exist_ok=True)
+            checkpoint.save(folder, snapshot)
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written: {error.strerror}; the snapshot before is whole") from error
+        lines = [json.dumps(entry) + "\n" for entry in snapshot["train"]["history"]]
+        self.write(f"{model}/metrics.jsonl", "".join(lines).encode())
+
+    def load(self, model: str) -> tuple[dict[str, Any] | None, str | None]:
+        """The newest whole snapshot of <model> and what is wrong with a newer one: see `checkpoint.load_newest`."""
+        return checkpoint.load_newest(self.path / model)
+
+    def write_predictions(self, model: str, arrays: dict[str, np.ndarray]) -> None:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        self.write(f"{model}/predictions.npz", buffer.getvalue())
+
+    def become_latest(self) -> None:
+        """Has runs/latest name this run if it lies in runs/, where symbolic links can be made (Windows: seldom)."""
+        if self.path.parent.resolve() != RUNS.resolve():
+            return
+        link = RUNS / ".latest.tmp"
+        try:
+            link.unlink(missing_ok=True)
+            link.symlink_to(self.path.name)
+            os.replace(link, RUNS / "latest")
+        except OSError:
+            link.unlink(missing_ok=True)

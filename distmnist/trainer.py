@@ -1,0 +1,295 @@
+"""The training loop of one net: `fit`. Reads top to bottom.
+
+It knows nothing of process groups, signals, files or exit codes: what it needs of them is handed in, so that a
+one-process fit can run inside any larger job.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from distmnist.checkpoint import weights_sha256
+from distmnist.config import Config, RunError
+from distmnist.data import Dataset, hold_out
+from distmnist.distributed import World
+from distmnist.log import Log, Silence
+from distmnist.metrics import Evaluation, evaluate
+from distmnist.models import build_model
+from distmnist.optim import build_optimizer, learning_rate
+from distmnist.precision import Precision, choose_amp
+from distmnist.reducer import Ballot, BallotBox, build_reducer
+from distmnist.sampler import GlobalBatchSampler, Share
+from distmnist.seeds import seed_for
+
+Snapshot = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a fit leaves. `figures`: the net's entry in summary.json; `evaluation`: every test digit's prediction.
+
+    Both are None when the fit was interrupted. `state`: the bare state dict, float32, on the CPU.
+    """
+
+    state: dict[str, Tensor]
+    history: list[dict[str, Any]]
+    figures: dict[str, Any] | None
+    evaluation: Evaluation | None
+
+
+def fit(
+    config: Config,
+    world: World,
+    data: Dataset,
+    log: Log | None = None,
+    *,
+    snapshot: Snapshot | None = None,
+    save: Callable[[Snapshot], None] | None = None,
+    interrupted: Callable[[], bool] = bool,
+) -> Result:
+    """Trains the net `config.model` on `data.train`, on from `snapshot` if given, and evaluates it on `data.test`.
+
+    All ranks call it alike, with the data on `world.device`. Rank 0 calls `save` after every epoch, and when
+    interrupted. `interrupted` is asked before every step; once it is true on any rank, all stop after the same step.
+    Raises RunError on all ranks if the loss or a weight is no longer finite; no such state is saved.
+    """
+    trainer = Trainer(config, world, data, log or Silence(), save, interrupted)
+    if snapshot:
+        trainer.restore(snapshot)
+    return trainer.run()
+
+
+class Trainer:
+    """The state of one fit. Two counters: `position`, batches consumed; `updates`, without those that were skipped."""
+
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        data: Dataset,
+        log: Log,
+        save: Callable[[Snapshot], None] | None,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        amp, _ = choose_amp(config.amp, world.device)
+        self.config = config = dataclasses.replace(config, amp=amp)
+        self.world, self.data, self.log, self.save, self.interrupted = world, data, log, save, interrupted
+        self.train, self.held_out = data.train, None
+        if config.val_fraction:
+            self.train, self.held_out = hold_out(data.train, config.val_fraction)
+
+        self.sampler = GlobalBatchSampler(
+            self.train, batch_size=config.batch_size, num_replicas=world.size, rank=world.rank, seed=config.seed
+        )
+        self.steps = self.sampler.plan.steps
+        self.total = self.steps * config.epochs
+        self.target = min(self.total, config.max_steps or self.total)
+
+        model = build_model(config.model, activation=config.activation, dropout=config.dropout, seed=config.seed)
+        self.model = model.to(world.device)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = build_optimizer(self.parameters, config)
+        self.precision = Precision(amp, world.device, config.grad_clip)
+        self.reducer = build_reducer(self.model, world)
+        self.ballots = BallotBox(world.device)
+        self.votes = torch.zeros(2, device=world.device)
+
+        self.position = self.updates = 0
+        self.ballots_read = 0
+        self.loss_sum = 0.0
+        self.images, self.train_seconds = 0, 0.0
+        self.images_per_second = 0.0
+        self.history: list[dict[str, Any]] = []
+        self.evaluation: Evaluation | None = None
+        self.stopping = False
+
+    def run(self) -> Result:
+        self._warm_up()
+        while not self.stopping:
+            if self._epoch_is_over() and not self._is_evaluated():
+                self._finish_epoch()
+            if self.position >= self.target:
+                break
+            self._run_epoch()
+        if self.stopping:
+            self._save()
+            return Result(self._state(), self.history, None, None)
+        if self.evaluation is None:  # restored at the very end
+            self.evaluation = evaluate(self.model, self.data.test, self.world)
+        return Result(self._state(), self.history, self._figures(self.evaluation), self.evaluation)
+
+    def _run_epoch(self) -> None:
+        """From `position` to the end of its epoch, to the target, or to the step at which all ranks stop."""
+        epoch, first = divmod(self.position, self.steps)
+        stop = min(self.steps, self.target - epoch * self.steps)
+        if first == 0:
+            self.loss_sum = 0.0
+        self.evaluation = None
+        self.sampler.set_epoch(epoch)
+        self.model.train()
+        batches = self.sampler.batches(first, self.world.device)
+        began = time.perf_counter()
+        with self.log.progress(f"{self.config.model} {epoch + 1}/{self.config.epochs}", stop, first) as bar:
+            for step, shares in zip(range(first, stop), batches, strict=False):
+                self._step(shares, self.sampler.plan.count(step))
+                bar.update()
+                if self.stopping:
+                    break
+            self._read(self.ballots.drain())
+        seconds = time.perf_counter() - began
+        images = self._images_seen() - min(first * self.config.batch_size, len(self.train))
+        self.images += images
+        self.train_seconds += seconds
+        self.images_per_second = images / seconds
+
+    def _step(self, shares: list[Share], count: int) -> None:
+        """One update from the global batch of `count` digits, of which `shares` are this rank's."""
+        if self.interrupted():
+            self.votes[0] = 1
+        sums = self._gradient(shares, count)
+        rate = learning_rate(self.config, self.updates, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.updates += self.precision.step(self.optimizer, self.parameters)
+        self.position += 1
+        self._read(self.ballots.put(sums))
+
+    def _gradient(self, shares: list[Share], count: int) -> Tensor:
+        """Leaves the gradient of the global batch's mean loss in the parameters. Returns the ballots' sum.
+
+        Each share contributes its *sum* of losses, divided by the global count: exact for uneven and empty shares.
+        """
+        self.reducer.start()
+        for share in shares:
+            images, labels = self.train.batch(share.indices)
+            if self.config.dropout:
+                key = (self.config.seed, "dropout", self.config.model, self.position, share.part)
+                torch.manual_seed(seed_for(*key))
+            with self.precision.autocast():
+                loss_sum, ballot = self.reducer.module(images, labels, self.votes)
+            self.reducer.backward(self.precision.scale(loss_sum * (self.reducer.average / count)) + ballot)
+        return self.reducer.finish()
+
+    def _warm_up(self) -> None:
+        self.model.train()
+        for _ in range(self.reducer.warm_ups):
+            self._gradient(next(self.sampler.batches(0, self.world.device)), self.sampler.plan.count(0))
+        self.reducer.start()
+
+    def _read(self, ballots: list[Ballot]) -> None:
+        """Takes note of ballots, the same ones on every rank at the same step."""
+        for ballot in ballots:
+            self.ballots_read += 1
+            if not math.isfinite(ballot.loss_sum):
+                self._fail(f"the loss is {ballot.loss_sum}", self.ballots_read)
+            self.loss_sum += ballot.loss_sum
+            self.stopping |= ballot.stop > 0
+
+    def _epoch_is_over(self) -> bool:
+        return self.position > 0 and (self.position % self.steps == 0 or self.position == self.target)
+
+    def _is_evaluated(self) -> bool:
+        return bool(self.history) and self.history[-1]["step"] == self.position
+
+    def _images_seen(self) -> int:
+        """Digits trained on since the epoch began."""
+        steps = (self.position - 1) % self.steps + 1
+        return min(steps * self.config.batch_size, len(self.train))
+
+    def _finish_epoch(self) -> None:
+        """Evaluates, takes the epoch down in the history, saves."""
+        self._compare_weights()
+        self.evaluation = evaluate(self.model, self.data.test, self.world)
+        if not math.isfinite(self.evaluation.loss):
+            self._fail(f"the test loss is {self.evaluation.loss}", self.position)
+        entry = {
+            "epoch": math.ceil(self.position / self.steps),
+            "step": self.position,
+            "train_loss": self.loss_sum / self._images_seen(),
+            "test_loss": self.evaluation.loss,
+            "test_accuracy": self.evaluation.accuracy,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": self.images_per_second,
+        }
+        if self.held_out:
+            validation = evaluate(self.model, self.held_out, self.world)
+            entry |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
+        self.history.append(entry)
+        held_out = f"  validation {entry['val_accuracy']:7.2%}" if self.held_out else ""
+        self.log.say(
+            f"{self.config.model}  epoch {entry['epoch']}/{self.config.epochs}  train loss {entry['train_loss']:.4f}"
+            f"  test loss {entry['test_loss']:.4f}  test accuracy {entry['test_accuracy']:7.2%}{held_out}"
+            f"  {entry['images_per_second']:,.0f} images/s"
+        )
+        self._save()
+
+    def _compare_weights(self) -> None:
+        """Raises RunError if the ranks' weights have drifted apart: a broken link or memory, or a bug."""
+        digests = self.world.gather(int(weights_sha256(self.model.state_dict())[:15], 16))
+        if strangers := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
+            self._fail(f"the weights of rank {strangers[0]} differ from rank 0's", self.position)
+
+    def _fail(self, what: str, position: int) -> NoReturn:
+        epoch, step = divmod(position - 1, self.steps)
+        rate = self.optimizer.param_groups[0]["lr"]
+        raise RunError(f"{what} ({self.config.model}, epoch {epoch + 1}, step {step + 1}, lr {rate:g})")
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+
+    def _figures(self, evaluation: Evaluation) -> dict[str, Any]:
+        figures = evaluation.describe() | {
+            "parameters": sum(p.numel() for p in self.parameters),
+            "epochs": math.ceil(self.position / self.steps),
+            "steps": self.position,
+            "train_loss": self.history[-1]["train_loss"],
+            "train_seconds": self.train_seconds,
+            "images_per_second": self.images / self.train_seconds,
+            "weights_sha256": weights_sha256(self._state()),
+        }
+        return figures | {name: value for name, value in self.history[-1].items() if name.startswith("val_")}
+
+    def _save(self) -> None:
+        """Has rank 0 save a snapshot of version 1, unless a weight is not finite."""
+        state = self._state()
+        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+            self._fail("a weight is not finite", self.position)
+        if self.save is None or not self.world.is_main:
+            return
+        finished = self.position == self.target and self.evaluation is not None
+        self.save(
+            {
+                "model": state,
+                "train": {
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": self.precision.state_dict(),
+                    "position": self.position,
+                    "updates": self.updates,
+                    "loss_sum": self.loss_sum,
+                    "history": self.history,
+                    "images": self.images,
+                    "train_seconds": self.train_seconds,
+                },
+                "config": {"model": self.config.model, **self.config.result_options()},
+                "dataset": self.data.describe(),
+                "result": self._figures(self.evaluation) if finished else None,
+            }
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Takes over the state of a snapshot that an equal fit saved."""
+        train = snapshot["train"]
+        self.model.load_state_dict(snapshot["model"])
+        self.optimizer.load_state_dict(train["optimizer"])
+        self.precision.load_state_dict(train["scaler"])
+        self.position, self.updates = train["position"], train["updates"]
+        self.ballots_read = self.position
+        self.loss_sum, self.images, self.train_seconds = train["loss_sum"], train["images"], train["train_seconds"]
+        self.history = list(train["history"])
+        if self.history and self.history[-1]["step"] % self.steps and self.position < self.target:
+            self.history.pop()  # of the part of an epoch at which --max-steps had stopped

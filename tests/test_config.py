@@ -93,6 +93,7 @@ def test_defaults_give_way_to_the_recipe_and_the_recipe_to_what_was_typed(monkey
     assert resolve({"recipe": "best"}, "mlp") == Config(model="mlp", recipe="best", lr=0.2, epochs=7)
     typed = {"recipe": "best", "epochs": 5}  # the default, but typed
     assert resolve(typed, "cnn") == Config(model="cnn", recipe="best", lr=0.3, dropout=0.4, epochs=5)
+    assert resolve({"recipe": "best", "lr": 0.9}, "cnn").lr == 0.9
 
 
 @pytest.mark.parametrize("recipe", config.RECIPES)

@@ -60,7 +60,11 @@ def test_a_download_that_is_damaged_leaves_no_file_of_the_set_behind(tmp_path, m
 
 
 def test_a_download_that_fails_gives_its_reason_and_the_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "download", lambda scratch: "the mirrors are down")
+    def break_off(scratch):
+        put(scratch / "MNIST" / "raw", {"train-images-idx3-ubyte.gz": b"half"})
+        return "the mirrors are down"
+
+    monkeypatch.setattr(data, "download", break_off)
     assert data.fetch(tmp_path, print) == "the mirrors are down"
     assert listing(tmp_path) == [".download.lock"]
     assert data.load(tmp_path).name == "mnist-sample"

@@ -159,6 +159,16 @@ class Config:
         metavar="N",
         result=True,
     )
+    virtual_ranks: int = option(
+        0,
+        "cut each batch into this many fixed shares, one thread a process: the same bits for 1, 2, 4, ... up to V"
+        " processes; a power of two, or 0 for ordinary training",
+        group=TRAINING,
+        valid=lambda value: value >= 0 and value & (value - 1) == 0,
+        must="be 0 or a power of two",
+        metavar="V",
+        result=True,
+    )
     data_dir: Path = option(
         lambda: Path(os.environ.get("DISTMNIST_DATA") or "data"),
         "MNIST's IDX files, raw or .gz, here or in MNIST/raw/ below; downloaded into it if absent"
@@ -173,6 +183,14 @@ class Config:
         metavar="DIR",
     )
     resume: bool = option(False, "go on with the run in --output, with its options", group=RUN)
+    snapshot_steps: int = option(
+        0,
+        "keep a snapshot every this many steps; always at the end of an epoch and when interrupted",
+        group=RUN,
+        valid=not_negative,
+        must="be at least 0",
+        metavar="K",
+    )
     device: str = option("auto", "auto: cuda if there is one, else cpu", group=MACHINE, choices=("auto", "cpu", "cuda"))
     amp: str = option(
         "auto",
@@ -204,9 +222,11 @@ class Config:
             if value is None:
                 continue
             if rules["choices"] and value not in rules["choices"]:
-                raise UsageError(f"{flag(field)} {value} is unknown; choose from {', '.join(rules['choices'])}")
+                raise UsageError(
+                    f"{option_flag(field.name)} {value} is unknown; choose from {', '.join(rules['choices'])}"
+                )
             if rules["valid"] and not rules["valid"](value):
-                raise UsageError(f"{flag(field)} {value} must {rules['must']}")
+                raise UsageError(f"{option_flag(field.name)} {value} must {rules['must']}")
         if self.resume and self.output is None:
             raise UsageError("--resume needs --output: the run to go on with; runs/latest names the newest")
 
@@ -215,8 +235,8 @@ class Config:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["result"]}
 
 
-def flag(field: dataclasses.Field) -> str:
-    return "--" + field.name.replace("_", "-")
+def option_flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def value_type(field: dataclasses.Field) -> type:
@@ -268,12 +288,16 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             groups[rules["group"]] = parser.add_argument_group(rules["group"])
         group = groups[rules["group"]]
         if kind is bool:
-            group.add_argument(flag(field), action="store_true", help=rules["help"])
+            group.add_argument(option_flag(field.name), action="store_true", help=rules["help"])
             continue
         shown = field.default not in (None, dataclasses.MISSING)
         text = f"{rules['help']} (default: {field.default})" if shown else rules["help"]
         group.add_argument(
-            flag(field), type=kind, choices=rules["choices"], metavar=rules["metavar"], help=text.replace("%", "%%")
+            option_flag(field.name),
+            type=kind,
+            choices=rules["choices"],
+            metavar=rules["metavar"],
+            help=text.replace("%", "%%"),
         )
     given = vars(parser.parse_args(arguments))
     resolve(given)

@@ -14,10 +14,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distmnist.config import RunError, UsageError
-from distmnist.machine import loopback
+from distmnist.machine import agent, loopback
+from distmnist.rendezvous import meet
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets, and what a launcher of one's own has to set."""
+
+PATIENCE = 10.0
 
 
 @dataclasses.dataclass
@@ -31,6 +34,8 @@ class World:
     device: torch.device = torch.device("cpu")
     store: dist.Store | None = None
     rounds: int = 0
+    agents: set[str] = dataclasses.field(default_factory=lambda: {agent()})
+    """Who started these processes, as `machine.agent` names them. Complete on rank 0 after the first agreement."""
 
     @property
     def is_main(self) -> bool:
@@ -54,7 +59,7 @@ class World:
             if error:
                 raise error
             return
-        mine = {"host": socket.gethostname(), "error": error and str(error), "says": statement}
+        mine = {"host": socket.gethostname(), "agent": agent(), "error": error and str(error), "says": statement}
         self.rounds += 1
         key = f"agreement/{self.rounds}"
         self.store.set(f"{key}/{self.rank}", json.dumps(mine))
@@ -79,6 +84,7 @@ class World:
             return mine["error"]
         for rank in range(1, self.size):
             theirs = json.loads(self._wait(f"{key}/{rank}", f"rank {rank}"))
+            self.agents.add(theirs["agent"])
             where = f"rank {rank} on {theirs['host']}"
             if theirs["error"]:
                 return f"{where}: {theirs['error']}"
@@ -97,7 +103,10 @@ class World:
             ) from error
 
     def connect(self, timeout: float) -> None:
-        """Forms the process group: nccl on CUDA, bound to this process's GPU; gloo on the CPU."""
+        """Forms the process group: nccl on CUDA, bound to this process's GPU; gloo on the CPU.
+
+        A collective fails `PATIENCE` seconds after `timeout`: the heartbeat, which can name the rank, comes first.
+        """
         if self.store is not None:
             cuda = self.device.type == "cuda"
             dist.init_process_group(
@@ -105,7 +114,7 @@ class World:
                 store=dist.PrefixStore("group", self.store),
                 rank=self.rank,
                 world_size=self.size,
-                timeout=datetime.timedelta(seconds=timeout),
+                timeout=datetime.timedelta(seconds=timeout + PATIENCE),
                 device_id=self.device if cuda else None,
             )
 
@@ -115,14 +124,18 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        """Every rank's tensor, all of one shape, in the order of ranks."""
+        if self.size == 1:
+            return [tensor]
+        everyone = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(everyone, tensor)
+        return everyone
+
     def gather(self, number: int) -> list[int]:
         """Every rank's number (of 63 bits), in the order of ranks."""
         mine = torch.tensor([number], dtype=torch.int64, device=self.device)
-        everyone = [torch.empty_like(mine) for _ in range(self.size)]
-        if self.size > 1:
-            dist.all_gather(everyone, mine)
-            return [int(n) for n in torch.cat(everyone)]
-        return [number]
+        return [int(theirs) for theirs in self.all_gather(mine)]
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank; the others' are ignored. For tensors and whatever holds them."""
@@ -137,13 +150,14 @@ def join(timeout: float) -> Iterator[World]:
     """Meets the processes that torchrun, or VARIABLES set by hand, speak of; alone without them.
 
     The process group is formed by `connect`, once all agree, and left at the end of the block: on its clean path
-    only, since on an error path some peer may never arrive.
+    only, since on an error path some peer may never arrive. Raises UsageError for an environment that cannot be
+    understood; RunError if the others do not come, or if one of them is lost inside the block.
     """
-    if not (given := [name for name in VARIABLES if name in os.environ]) or given == ["MASTER_ADDR"]:
+    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         yield World()
         return
-    if missing := set(VARIABLES) - set(given):
-        raise UsageError(f"{', '.join(sorted(missing))} not set beside {', '.join(given)}; set all, or use torchrun")
+    if missing := [name for name in VARIABLES if name not in os.environ]:
+        raise UsageError(f"RANK or WORLD_SIZE is set but not {', '.join(missing)}; set all of them, or use torchrun")
     rank, size, local_rank, local_size = (number_from_environment(name) for name in VARIABLES[:4])
     if size == 1:
         yield World()
@@ -154,12 +168,11 @@ def join(timeout: float) -> Iterator[World]:
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=limit))
         store.set_timeout(limit)
-    except dist.DistError as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise RunError(f"rank {rank} did not meet the others at {place} within {timeout:g} s") from error
-    # A worker that torchrun restarts meets the keys of the attempt before it, unless each attempt has its own.
-    store = dist.PrefixStore(f"distmnist/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    yield World(rank, size, local_rank, local_size, store=store)
+        yield World(rank, size, local_rank, local_size, store=meet(store, rank, size, timeout))
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise RunError(f"another process of this run was lost: {str(error).splitlines()[0]}") from error
+        raise
     if dist.is_initialized():
         dist.destroy_process_group()
 

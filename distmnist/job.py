@@ -3,20 +3,23 @@
 import contextlib
 import dataclasses
 import os
-from typing import Any
+import signal
+import sys
+from typing import Any, NoReturn
 
 import torch
 
 from distmnist import __version__, data, summary
-from distmnist.config import Config, UsageError, from_json, resolve, to_json
+from distmnist.config import Config, UsageError, from_json, option_flag, resolve, to_json
 from distmnist.data import Dataset
 from distmnist.distributed import World, choose_device, join
+from distmnist.heartbeat import Heartbeat
 from distmnist.log import Log, Silence
-from distmnist.machine import default_threads
+from distmnist.machine import be_deterministic, default_threads, die_with_parent, keep_freed_memory
 from distmnist.models import MODELS
 from distmnist.precision import choose_amp
-from distmnist.rundir import RunDirectory, default_path
-from distmnist.signals import Interrupts
+from distmnist.rundir import Launch, RunDirectory, default_path
+from distmnist.signals import Signals
 from distmnist.trainer import Snapshot, fit
 
 Given = dict[str, Any]
@@ -25,8 +28,11 @@ Given = dict[str, Any]
 
 def run(given: Given) -> int:
     """Runs the job for the options that were typed. Returns the exit code; raises UsageError and RunError."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with_parent()
     with join(resolve(given).timeout) as world, contextlib.ExitStack() as stack:
         log = Log() if world.is_main else Silence()
+        compare_options(world, given)
         given, directory, snapshots = open_run(world, log, given, stack)
         configs = {net: resolve(given, net) for net in nets(given)}
         common = next(iter(configs.values()))
@@ -42,10 +48,12 @@ def run(given: Given) -> int:
         }
         configs = {net: dataclasses.replace(config, amp=amp) for net, config in configs.items()}
         if directory:
-            directory.write_json("config.json", describe_run({**given, "amp": amp}, configs, dataset))
+            config = describe_run({**given, "amp": amp}, configs, dataset, launch(world))
+            directory.write_json("config.json", config)
             directory.become_latest()
             header(log, world, common, setting, why, dataset, directory)
-        interrupts = stack.enter_context(Interrupts())
+        signals = stack.enter_context(Signals())
+        stack.enter_context(Heartbeat(world.store, world.rank, world.size, common.timeout, alarm))
         figures = {}
         for net, config in configs.items():
             result = fit(
@@ -55,7 +63,7 @@ def run(given: Given) -> int:
                 log,
                 snapshot=world.broadcast(snapshots.get(net)),
                 save=directory and directory.saver(net),
-                interrupted=interrupts,
+                wishes=signals,
             )
             if result.figures is None:
                 break
@@ -66,7 +74,13 @@ def run(given: Given) -> int:
         if directory:
             directory.write_json("summary.json", summary.summarize(finished, dataset, setting, figures))
             footer(log, dataset, figures, finished, directory)
-        return 0 if finished else 128 + (interrupts.signal or 15)
+        return 0 if finished else 128 + (signals.fatal or signal.SIGTERM)
+
+
+def alarm(message: str) -> NoReturn:
+    """Ends this process from the heartbeat's thread: the main thread waits for a rank that will not come."""
+    print(f"distmnist: {message}; stopping", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def nets(given: Given) -> list[str]:
@@ -79,32 +93,44 @@ def nets(given: Given) -> list[str]:
     return [name]
 
 
-def open_run(
-    world: World, log: Log, given: Given, stack: contextlib.ExitStack
-) -> tuple[Given, RunDirectory | None, dict[str, Snapshot]]:
-    """Makes sure that all ranks were started alike; rank 0 opens the run's directory.
-
-    Returns the options, those of the run itself when it is resumed; the directory, on rank 0; and the snapshots to go
-    on from, on rank 0.
-    """
-    directory, snapshots = None, {}
+def compare_options(world: World, given: Given) -> None:
+    """Makes sure that all ranks were started alike. Raises UsageError on all of them; it names the one that differs."""
     with world.agreement() as statement:
         options = resolve(given)
         statement |= {"distmnist": __version__, "torch": torch.__version__, "--model": options.model}
-        statement |= {f"--{name.replace('_', '-')}": value for name, value in options.result_options().items()}
+        statement |= {option_flag(name): value for name, value in options.result_options().items()}
         nets(given)
         if world.size > world.local_size and not options.output:
             raise UsageError("--output must be named when there are several nodes; rank 0's node writes it")
+
+
+def open_run(
+    world: World, log: Log, given: Given, stack: contextlib.ExitStack
+) -> tuple[Given, RunDirectory | None, dict[str, Snapshot]]:
+    """Rank 0 opens the run's directory: a new one, the one to resume, or that of the attempt which torchrun restarted.
+
+    Returns the options, which are the run's own under what was typed when it is resumed; the directory, on rank 0;
+    and the snapshots to go on from, on rank 0.
+    """
+    directory, snapshots = None, {}
+    with world.agreement():
         if world.is_main:
-            directory = RunDirectory(options.output or default_path())
+            options = resolve(given)
+            earlier = launch(world).earlier_attempt(options.output)
+            # What an earlier attempt left behind needs a moment to die and let go of the lock.
+            directory = RunDirectory(earlier or options.output or default_path(), patience=10.0 if earlier else 0.0)
             stack.callback(directory.release)
-            if options.resume:
+            if options.resume or earlier:
                 given, snapshots = resume(directory, given, log)
             elif directory.holds_run():
                 raise UsageError(
                     f"--output {directory.path} holds a run; add --resume to go on with it, or name another"
                 )
     return from_json(world.announce(to_json(given))), directory, snapshots
+
+
+def launch(world: World) -> Launch:
+    return Launch(os.environ.get("TORCHELASTIC_RUN_ID"), frozenset(world.agents))
 
 
 def resume(directory: RunDirectory, given: Given, log: Log) -> tuple[Given, dict[str, Snapshot]]:
@@ -122,12 +148,14 @@ def resume(directory: RunDirectory, given: Given, log: Log) -> tuple[Given, dict
         for name, value in new.result_options().items():
             was = getattr(old, name)
             if value != was and name != "max_steps" and not (name == "epochs" and extended):
-                option = "--" + name.replace("_", "-")
-                raise UsageError(f"--resume with {option} {value}: the run in {directory.path} has {was}; keep it")
+                raise UsageError(
+                    f"--resume with {option_flag(name)} {value}: the run in {directory.path} has {was}; keep it"
+                )
         snapshot, trouble = directory.load(net)
         if trouble:
             log.warn(f"{trouble}; going on from the one before it")
         if snapshot:
+            log.say(f"going on with {net} after step {snapshot['train']['position']:,}")
             snapshots[net] = snapshot
     return merged, snapshots
 
@@ -139,8 +167,21 @@ def set_up_machine(world: World, config: Config) -> tuple[str, str]:
             raise UsageError(
                 f"--batch-size {config.batch_size} is smaller than the {world.size} processes; use {world.size} or more"
             )
+        virtual, threads = config.virtual_ranks, config.threads
+        if virtual and virtual % world.size:
+            raise UsageError(
+                f"--virtual-ranks {virtual} cannot be shared out over {world.size} processes; use 1, 2, 4 ..."
+            )
+        if virtual and threads not in (None, 1):
+            raise UsageError(
+                f"--threads {threads} with --virtual-ranks: its bits are the same only with 1; leave it out"
+            )
         world.device = choose_device(config.device, world)
-        torch.set_num_threads(config.threads or default_threads(world.local_size))
+        torch.set_num_threads(1 if virtual else threads or default_threads(world.local_size))
+        if virtual:
+            be_deterministic()
+        if world.device.type == "cpu":
+            keep_freed_memory()
         amp, why = choose_amp(config.amp, world.device)
         statement |= {"--device": world.device.type, "--amp": amp}
     return amp, why
@@ -169,7 +210,7 @@ def find_digits(world: World, log: Log, config: Config, snapshots: dict[str, Sna
     return dataset.to(world.device)
 
 
-def describe_run(given: Given, configs: dict[str, Config], dataset: Dataset) -> dict[str, Any]:
+def describe_run(given: Given, configs: dict[str, Config], dataset: Dataset, launch: Launch) -> dict[str, Any]:
     """config.json: what `--resume` starts from (`given`), and every option in force for each net."""
     return {
         "schema": 1,
@@ -177,7 +218,7 @@ def describe_run(given: Given, configs: dict[str, Config], dataset: Dataset) -> 
         "given": to_json({name: value for name, value in given.items() if name not in ("resume", "output")}),
         "options": {net: to_json(dataclasses.asdict(config)) for net, config in configs.items()},
         "dataset": dataset.describe(),
-        "torchelastic_run_id": os.environ.get("TORCHELASTIC_RUN_ID"),
+        "launch": launch.to_json(),
     }
 
 

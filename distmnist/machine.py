@@ -1,7 +1,10 @@
 """What this machine gives a process: cores, threads, native bf16, the loopback interface."""
 
+import ctypes
 import os
+import signal
 import socket
+import sys
 from pathlib import Path
 
 import torch
@@ -52,6 +55,47 @@ def has_native_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 itself (AVX512-BF16, AMX or Arm BF16); emulation is slower than float32."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def keep_freed_memory() -> bool:
+    """Has glibc keep what is freed. Returns False where the C library is another one, and changes nothing.
+
+    By default it gives each large activation back to the kernel, which hands it out again a step later, page by page:
+    up to 40 % of a CNN step. The constants are those of mallopt(3).
+    """
+    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    settings = ((m_mmap_threshold, 1 << 30), (m_trim_threshold, (1 << 31) - 1), (m_top_pad, 64 << 20))
+    return all(mallopt(name, value) for name, value in settings)
+
+
+def be_deterministic() -> None:
+    """Has torch use algorithms that give the same bits each time, or raise where there is none."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch.use_deterministic_algorithms asks for
+    torch.use_deterministic_algorithms(True)
+
+
+def die_with_parent() -> None:
+    """Has Linux end this process when the one that started it ends: a killed torchrun leaves no orphans."""
+    pr_set_pdeathsig = 1
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended in between
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def agent() -> str:
+    """Names the process that started this one; on Linux with its start time, since numbers are used again."""
+    parent = os.getppid()
+    try:
+        started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        started = ""
+    return f"{socket.gethostname()}:{parent}:{started}"
 
 
 def loopback() -> str | None:

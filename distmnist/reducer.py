@@ -89,7 +89,45 @@ class DDPReducer(Reducer):
         )
 
 
-def build_reducer(model: nn.Module, world: World) -> Reducer:
+class TreeReducer(Reducer):
+    """Adds up the shares' gradients along one binary tree, whoever holds them: the same bits at any world size.
+
+    Each rank sums its own subtree, all exchange their sums, and each sums the rest. Shares, a power of two, are the
+    leaves, so the tree does not depend on how many ranks divide them among themselves.
+    """
+
+    def __init__(self, model: nn.Module, world: World) -> None:
+        super().__init__(model, world)
+        self.world = world
+        self.leaves: list[Tensor] = []
+
+    def start(self) -> None:
+        self.leaves = []
+
+    def backward(self, loss: Tensor) -> None:
+        gradients = torch.autograd.grad(loss, list(self.shard_loss.parameters()))
+        self.leaves.append(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+
+    def finish(self) -> Tensor:
+        total = tree_sum(self.world.all_gather(tree_sum(self.leaves)))
+        parameters = list(self.shard_loss.parameters())
+        for parameter, piece in zip(parameters, total.split([p.numel() for p in parameters]), strict=True):
+            # A gradient must be laid out like its parameter (channels last): fused updates walk both as they lie.
+            parameter.grad = torch.empty_like(parameter).copy_(piece.view(parameter.shape))
+        return self.shard_loss.ballot.grad
+
+
+def tree_sum(leaves: list[Tensor]) -> Tensor:
+    """The sum of 2^n tensors: of neighbours, then of the neighbouring sums, and so on."""
+    while len(leaves) > 1:
+        leaves = [left + right for left, right in zip(leaves[::2], leaves[1::2], strict=True)]
+    return leaves[0]
+
+
+def build_reducer(model: nn.Module, world: World, virtual_ranks: int = 0) -> Reducer:
+    """The tree for exact training on `virtual_ranks` shares; else DDP, or nothing to reduce in one process."""
+    if virtual_ranks:
+        return TreeReducer(model, world)
     return DDPReducer(model, world) if world.size > 1 else Reducer(model, world)
 
 

@@ -1,5 +1,6 @@
 """The directory of a run: choosing it, keeping others out of it, and every file in it."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -23,16 +24,45 @@ def default_path() -> Path:
     return RUNS / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
 
 
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """What started a run: torchrun's id for it, and its agents, as `machine.agent` names them."""
+
+    run_id: str | None
+    agents: frozenset[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"run_id": self.run_id, "agents": sorted(self.agents)}
+
+    def earlier_attempt(self, output: Path | None) -> Path | None:
+        """The directory in which an earlier attempt of this launch began its run: `output`, or one in runs/.
+
+        An agent that was there then has restarted its workers. In a directory that was named all agents may be new,
+        after a requeue, if torchrun was given an id of its own; "none" is its default.
+        """
+        if self.run_id is None:
+            return None
+        for path in [output] if output else sorted(RUNS.glob("[!.]*"), reverse=True):
+            try:
+                noted = json.loads((path / "config.json").read_text())["launch"]
+            except (OSError, ValueError, KeyError):
+                continue  # nothing that an attempt of ours has left
+            same_agent = not self.agents.isdisjoint(noted["agents"])
+            if noted["run_id"] == self.run_id and (same_agent or (output and self.run_id != "none")):
+                return path
+        return None
+
+
 class RunDirectory:
     """One run's directory, locked for as long as this process lives. Only rank 0 has one."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises UsageError if `path` cannot be written, or another run is using it. Leaves no trace in either case."""
+    def __init__(self, path: Path, patience: float = 0.0) -> None:
+        """Raises UsageError if `path` cannot be written, or another run is still using it after `patience` seconds."""
         self.path = path
         try:
             self.made = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
-            self.lock = FileLock(path / ".lock", timeout=0)
+            self.lock = FileLock(path / ".lock", timeout=patience)
             self.lock.acquire()
         except Timeout:
             raise UsageError(f"--output {path} is in use by another run; wait for it or name another") from None

@@ -1,35 +1,59 @@
-"""SIGINT and SIGTERM only set a flag; the training loop asks for it, and all ranks stop after the same step."""
+"""Signals only set a flag; the training loop asks for it, and all ranks act on it after the same step."""
 
+import enum
 import signal
 import time
 from types import FrameType
 from typing import Self
 
 
-class Interrupts:
-    """While entered, the two signals are caught. Call it: has one arrived? `signal` says which.
+class Wish(enum.IntFlag):
+    """What a process asks of all of them."""
+
+    NOTHING = 0
+    SNAPSHOT = 1
+    STOP = 2
+
+
+def no_wish() -> Wish:
+    return Wish.NOTHING
+
+
+class Signals:
+    """While entered: SIGINT and SIGTERM wish to stop, SIGUSR1 for a snapshot. Call it for the wish of this moment.
 
     In one process a second SIGINT, a second or more after the first, raises KeyboardInterrupt as usual. Under torchrun
     every Ctrl-C arrives twice, from the terminal and from torchrun.
     """
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self.fatal: signal.Signals | None = None
         self.arrived = 0.0
+        self.snapshot = False
 
-    def __call__(self) -> bool:
-        return self.signal is not None
+    def __call__(self) -> Wish:
+        wish = Wish.STOP if self.fatal else Wish.NOTHING
+        if self.snapshot:
+            self.snapshot = False
+            wish |= Wish.SNAPSHOT
+        return wish
 
     def __enter__(self) -> Self:
-        self.before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop}
+        if hasattr(signal, "SIGUSR1"):  # not on Windows
+            handlers[signal.SIGUSR1] = self._keep
+        self.before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if self.signal is None:
-            self.signal, self.arrived = signal.Signals(number), time.monotonic()
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        if self.fatal is None:
+            self.fatal, self.arrived = signal.Signals(number), time.monotonic()
         elif number == signal.SIGINT and time.monotonic() - self.arrived > 1:
             raise KeyboardInterrupt
+
+    def _keep(self, _number: int, _: FrameType | None) -> None:
+        self.snapshot = True

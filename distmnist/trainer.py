@@ -1,6 +1,6 @@
 """The training loop of one net: `fit`. Reads top to bottom.
 
-It knows nothing of process groups, signals, files or exit codes: what it needs of them is handed in, so that a
+It knows nothing of process groups, signal handlers, files or exit codes: what it needs of them is handed in, so that a
 one-process fit can run inside any larger job.
 """
 
@@ -25,6 +25,7 @@ from distmnist.precision import Precision, choose_amp
 from distmnist.reducer import Ballot, BallotBox, build_reducer
 from distmnist.sampler import GlobalBatchSampler, Share
 from distmnist.seeds import seed_for
+from distmnist.signals import Wish, no_wish
 
 Snapshot = dict[str, Any]
 
@@ -50,15 +51,16 @@ def fit(
     *,
     snapshot: Snapshot | None = None,
     save: Callable[[Snapshot], None] | None = None,
-    interrupted: Callable[[], bool] = bool,
+    wishes: Callable[[], Wish] = no_wish,
 ) -> Result:
     """Trains the net `config.model` on `data.train`, on from `snapshot` if given, and evaluates it on `data.test`.
 
-    All ranks call it alike, with the data on `world.device`. Rank 0 calls `save` after every epoch, and when
-    interrupted. `interrupted` is asked before every step; once it is true on any rank, all stop after the same step.
-    Raises RunError on all ranks if the loss or a weight is no longer finite; no such state is saved.
+    All ranks call it alike, with the data on `world.device`. Rank 0 calls `save` after every epoch, every
+    `config.snapshot_steps`, and when a rank wished for it. `wishes` is asked before every step; all ranks act on what
+    any of them wished, after the same step. Raises RunError on all ranks if the loss or a weight is no longer finite;
+    no such state is saved.
     """
-    trainer = Trainer(config, world, data, log or Silence(), save, interrupted)
+    trainer = Trainer(config, world, data, log or Silence(), save, wishes)
     if snapshot:
         trainer.restore(snapshot)
     return trainer.run()
@@ -74,30 +76,36 @@ class Trainer:
         data: Dataset,
         log: Log,
         save: Callable[[Snapshot], None] | None,
-        interrupted: Callable[[], bool],
+        wishes: Callable[[], Wish],
     ) -> None:
         amp, _ = choose_amp(config.amp, world.device)
         self.config = config = dataclasses.replace(config, amp=amp)
-        self.world, self.data, self.log, self.save, self.interrupted = world, data, log, save, interrupted
+        self.world, self.data, self.log, self.save, self.wishes = world, data, log, save, wishes
         self.train, self.held_out = data.train, None
         if config.val_fraction:
             self.train, self.held_out = hold_out(data.train, config.val_fraction)
 
         self.sampler = GlobalBatchSampler(
-            self.train, batch_size=config.batch_size, num_replicas=world.size, rank=world.rank, seed=config.seed
+            self.train,
+            batch_size=config.batch_size,
+            num_replicas=world.size,
+            rank=world.rank,
+            seed=config.seed,
+            parts=config.virtual_ranks,
         )
         self.steps = self.sampler.plan.steps
         self.total = self.steps * config.epochs
         self.target = min(self.total, config.max_steps or self.total)
 
         model = build_model(config.model, activation=config.activation, dropout=config.dropout, seed=config.seed)
-        self.model = model.to(world.device)
+        # Channels last is what both oneDNN and tensor cores want; a net without convolutions is left as it is.
+        self.model = model.to(world.device, memory_format=torch.channels_last)
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.parameters, config)
         self.precision = Precision(amp, world.device, config.grad_clip)
-        self.reducer = build_reducer(self.model, world)
+        self.reducer = build_reducer(self.model, world, config.virtual_ranks)
         self.ballots = BallotBox(world.device)
-        self.votes = torch.zeros(2, device=world.device)
+        self.wish, self.votes = Wish.NOTHING, torch.zeros(2, device=world.device)
 
         self.position = self.updates = 0
         self.ballots_read = 0
@@ -106,7 +114,7 @@ class Trainer:
         self.images_per_second = 0.0
         self.history: list[dict[str, Any]] = []
         self.evaluation: Evaluation | None = None
-        self.stopping = False
+        self.stopping = self.snapshot_wished = False
 
     def run(self) -> Result:
         self._warm_up()
@@ -140,6 +148,8 @@ class Trainer:
                 bar.update()
                 if self.stopping:
                     break
+                if self._snapshot_is_due():
+                    self._save()
             self._read(self.ballots.drain())
         seconds = time.perf_counter() - began
         images = self._images_seen() - min(first * self.config.batch_size, len(self.train))
@@ -149,8 +159,10 @@ class Trainer:
 
     def _step(self, shares: list[Share], count: int) -> None:
         """One update from the global batch of `count` digits, of which `shares` are this rank's."""
-        if self.interrupted():
-            self.votes[0] = 1
+        wish = self.wishes()
+        if wish != self.wish:
+            self.wish = wish
+            self.votes.copy_(torch.tensor([bool(wish & Wish.STOP), bool(wish & Wish.SNAPSHOT)]))
         sums = self._gradient(shares, count)
         rate = learning_rate(self.config, self.updates, self.total)
         for group in self.optimizer.param_groups:
@@ -189,6 +201,16 @@ class Trainer:
                 self._fail(f"the loss is {ballot.loss_sum}", self.ballots_read)
             self.loss_sum += ballot.loss_sum
             self.stopping |= ballot.stop > 0
+            self.snapshot_wished |= ballot.snapshot > 0
+
+    def _snapshot_is_due(self) -> bool:
+        """Between epochs' ends, where there is one anyway. All that was reduced must have been read for a snapshot."""
+        every = self.config.snapshot_steps
+        due = self.snapshot_wished or (every > 0 and self.position % every == 0)
+        self.snapshot_wished = False
+        if due:
+            self._read(self.ballots.drain())
+        return due and not self._epoch_is_over()
 
     def _epoch_is_over(self) -> bool:
         return self.position > 0 and (self.position % self.steps == 0 or self.position == self.target)
@@ -240,7 +262,7 @@ class Trainer:
         raise RunError(f"{what} ({self.config.model}, epoch {epoch + 1}, step {step + 1}, lr {rate:g})")
 
     def _state(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
 
     def _figures(self, evaluation: Evaluation) -> dict[str, Any]:
         figures = evaluation.describe() | {

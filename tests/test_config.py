@@ -12,7 +12,17 @@ import pytest
 import torch
 
 from distmnist import config, train
-from distmnist.config import ACTIVATIONS, Config, UsageError, flag, from_json, parse, resolve, to_json, value_type
+from distmnist.config import (
+    ACTIVATIONS,
+    Config,
+    UsageError,
+    from_json,
+    option_flag,
+    parse,
+    resolve,
+    to_json,
+    value_type,
+)
 from distmnist.optim import build_optimizer, learning_rate
 
 FIELDS = dataclasses.fields(Config)
@@ -42,7 +52,7 @@ def test_help_is_grouped_shows_every_option_and_calls_the_batch_global(capsys, m
     assert leaving.value.code == 0
     assert re.search(r"--batch-size \w+\s+GLOBAL ", text)
     for field in FIELDS:
-        assert re.search(rf"^  {flag(field)}\b", text, re.MULTILINE)
+        assert re.search(rf"^  {option_flag(field.name)}\b", text, re.MULTILINE)
         if field.default not in (None, False, dataclasses.MISSING):
             assert f"(default: {field.default})" in text
     for group in {field.metadata["group"] for field in FIELDS}:

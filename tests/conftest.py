@@ -1,0 +1,38 @@
+"""What every test has: no trace of a launcher in the environment, one thread, no way out to the network."""
+
+import pytest
+import torch
+from digits import few_digits, published, synthetic_files
+
+from distmnist import idx
+from distmnist.data import Dataset
+from distmnist.distributed import VARIABLES
+
+CLOSED = "http://127.0.0.1:9"
+"""A proxy that refuses at once (the discard port): a download that a test has not replaced fails without delay."""
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the launcher's and the user's own variables out of the environment, and the network with them."""
+    for name in (*VARIABLES, "DISTMNIST_DATA", "OMP_NUM_THREADS", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, CLOSED)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """300 + 120 digits of the sample."""
+    return few_digits()
+
+
+@pytest.fixture
+def mnist(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """30 + 20 synthetic digits that `idx` takes for MNIST: file name -> content. Put them where a test wants them."""
+    files = synthetic_files()
+    monkeypatch.setattr(idx, "FILES", published(files))
+    return files

@@ -1,0 +1,183 @@
+"""The options: documented, checked, resolved and written in one place."""
+
+import dataclasses
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from distmnist import config, train
+from distmnist.config import (
+    ACTIVATIONS,
+    Config,
+    UsageError,
+    from_json,
+    option_flag,
+    parse,
+    resolve,
+    to_json,
+    value_type,
+)
+from distmnist.optim import build_optimizer, learning_rate
+
+FIELDS = dataclasses.fields(Config)
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_option_is_documented_and_every_number_and_choice_is_bounded(field):
+    assert len(field.metadata["help"].split()) >= 1 and field.metadata["group"]
+    if value_type(field) in (int, float):
+        assert field.metadata["valid"] and field.metadata["must"]
+    if value_type(field) is str and field.name != "model":  # nets are registered in models.py
+        assert field.default in field.metadata["choices"]
+
+
+def test_the_defaults_are_the_published_recipe():
+    defaults = Config()
+    assert (defaults.epochs, defaults.batch_size, defaults.lr, defaults.optimizer) == (5, 64, 1e-3, "adam")
+    assert (defaults.activation, defaults.schedule) == ("relu", "constant")
+    assert defaults.dropout == defaults.weight_decay == defaults.grad_clip == defaults.val_fraction == 0
+
+
+def test_help_is_grouped_shows_every_option_and_calls_the_batch_global(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as leaving:
+        train.main(["--help"])
+    text = capsys.readouterr().out
+    assert leaving.value.code == 0
+    assert re.search(r"--batch-size \w+\s+GLOBAL ", text)
+    for field in FIELDS:
+        assert re.search(rf"^  {option_flag(field.name)}\b", text, re.MULTILINE)
+        if field.default not in (None, False, dataclasses.MISSING):
+            assert f"(default: {field.default})" in text
+    for group in {field.metadata["group"] for field in FIELDS}:
+        assert f"\n{group}:\n" in text
+
+
+def test_help_is_printed_by_rank_0_only(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as leaving:
+        train.main(["--help"])
+    assert leaving.value.code == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    """--epochs 0|--epochs -1|--epochs 1.5|--epochs many|--batch-size 0|--lr 0|--lr -1|--lr nan|--lr inf|--lr
+    --weight-decay -0.1|--weight-decay nan|--dropout 1|--dropout -0.1|--dropout nan|--momentum 1|--momentum nan
+    --val-fraction 1|--val-fraction nan|--val-fraction -0.5|--grad-clip -1|--grad-clip nan|--seed -1|--max-steps 0
+    --threads 0|--timeout 0|--timeout inf|--timeout nan|--optimizer lion|--activation sigmoid|--schedule linear
+    --recipe worst|--amp fp8|--device tpu|--resume""".replace("\n", "|").split("|"),
+)
+def test_a_value_out_of_range_or_unknown_is_refused_in_one_line_that_names_the_option(typed):
+    with pytest.raises(UsageError) as refusal:
+        parse(typed.split())
+    message = str(refusal.value)
+    assert typed.split()[0] in message and "\n" not in message
+
+
+@pytest.mark.parametrize("typed", ["--epoch=3", "--batch 3", "--learning-rate 1", "extra"])
+def test_an_unknown_or_abbreviated_option_is_refused(typed):
+    with pytest.raises(UsageError, match=re.escape(typed)):
+        parse(typed.split())
+
+
+def test_the_checks_hold_without_the_command_line():
+    for wrong in ({"lr": math.nan}, {"epochs": 0}, {"optimizer": "lion"}):
+        with pytest.raises(UsageError):
+            Config(**wrong)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().lr = 1.0
+
+
+def test_defaults_give_way_to_the_recipe_and_the_recipe_to_what_was_typed(monkeypatch):
+    recipes = {"reference": {}, "best": {"*": {"lr": 0.2, "epochs": 7}, "cnn": {"lr": 0.3, "dropout": 0.4}}}
+    monkeypatch.setattr(config, "RECIPES", recipes)
+    assert resolve({}, "cnn") == Config(model="cnn")
+    assert resolve({"recipe": "best"}, "mlp") == Config(model="mlp", recipe="best", lr=0.2, epochs=7)
+    typed = {"recipe": "best", "epochs": 5}  # the default, but typed
+    assert resolve(typed, "cnn") == Config(model="cnn", recipe="best", lr=0.3, dropout=0.4, epochs=5)
+    assert resolve({"recipe": "best", "lr": 0.9}, "cnn").lr == 0.9
+
+
+@pytest.mark.parametrize("recipe", config.RECIPES)
+def test_every_recipe_is_made_of_valid_options(recipe):
+    for net in ("mlp", "cnn"):
+        assert resolve({"recipe": recipe}, net).recipe == recipe
+
+
+def test_only_what_was_typed_is_parsed_and_it_survives_json():
+    typed = [
+        "--model",
+        "cnn",
+        "--lr",
+        "0.5",
+        "--data-dir",
+        "some/where",
+        "--output",
+        "run",
+        "--resume",
+        "--max-steps",
+        "3",
+        "--amp",
+        "off",
+    ]
+    given = parse(typed)
+    assert given == {
+        "model": "cnn",
+        "lr": 0.5,
+        "data_dir": Path("some/where"),
+        "output": Path("run"),
+        "resume": True,
+        "max_steps": 3,
+        "amp": "off",
+    }
+    assert from_json(json.loads(json.dumps(to_json(given)))) == given
+    everything = dataclasses.asdict(Config())
+    assert from_json(json.loads(json.dumps(to_json(everything)))) == everything
+
+
+def test_json_with_an_option_of_another_version_is_refused_by_name():
+    with pytest.raises(UsageError, match="warp_speed"):
+        from_json({"lr": 0.1, "warp_speed": 9})
+
+
+def test_the_data_directory_comes_from_the_environment_unless_typed(monkeypatch):
+    assert resolve(parse([])).data_dir == Path("data")
+    monkeypatch.setenv("DISTMNIST_DATA", "elsewhere")
+    assert resolve(parse([])).data_dir == Path("elsewhere")
+    assert resolve(parse(["--data-dir", "here"])).data_dir == Path("here")
+
+
+def test_what_changes_the_weights_is_compared_and_what_does_not_is_left_free():
+    names = Config().result_options().keys()
+    changing = "epochs batch_size lr optimizer momentum weight_decay schedule grad_clip dropout activation val_fraction"
+    assert {*changing.split(), "seed", "max_steps", "amp"} <= names
+    assert not names & {"data_dir", "output", "resume", "threads", "timeout"}
+
+
+def test_every_choice_has_an_implementation():
+    parameters = [torch.nn.Parameter(torch.ones(2))]
+    by_name = {field.name: field.metadata["choices"] for field in FIELDS}
+    assert by_name["activation"] == ACTIVATIONS
+    for name in ACTIVATIONS:
+        assert getattr(torch.nn.functional, name)(torch.zeros(3)).shape == (3,)
+    for name in by_name["optimizer"]:
+        assert isinstance(build_optimizer(parameters, Config(optimizer=name)), torch.optim.Optimizer)
+    for name in by_name["schedule"]:
+        assert 0 <= learning_rate(Config(schedule=name), 3, 10) <= Config().lr
+
+
+def test_options_are_parsed_without_importing_torch():
+    code = (
+        "import sys; from distmnist import train; train.parse(['--lr', '1']);"
+        " print(sorted({'torch', 'numpy', 'torchvision', 'tqdm'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,138 @@
+"""Gradients of any number of processes are the one-process gradient; ballots come with them, and cost no message."""
+
+import pytest
+import torch
+from digits import random_digits
+from ranks import run_ranks
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
+
+from distmnist import reducer
+from distmnist.distributed import World
+from distmnist.models import build_model
+from distmnist.reducer import Ballot, BallotBox, build_reducer
+from distmnist.sampler import EpochPlan
+
+BATCHES = [[64, 64, 21], [5, 1, 64, 2], [1, 64, 3]]
+"""Digits in each global batch: the last one smaller; some shares empty; some empty from the start."""
+
+
+def one_gradient(net, images, labels):
+    """The gradient of the mean loss of a whole batch, in one process, without any of our code but the net."""
+    model = build_model(net, seed=1)
+    loss = functional.cross_entropy(model(images), labels, reduction="mean")
+    return torch.autograd.grad(loss, list(model.parameters())), loss.item() * len(labels)
+
+
+def gradients(world, net, counts, virtual_ranks=0):
+    """For each batch: its gradient, the sum of the ballots, each rank voting otherwise."""
+    torch.manual_seed(world.rank)
+    model = build_model(net, seed=1)
+    reducing = build_reducer(model, world, virtual_ranks)
+    votes = torch.tensor([float(world.rank == 1), 1.0])
+    found = []
+    for number, count in enumerate(counts):
+        digits = random_digits(count, seed=number)
+        plan = EpochPlan(0, 0, count, count)
+        parts = virtual_ranks or world.size
+        each = parts // world.size
+        reducing.start()
+        for part in range(world.rank * each, (world.rank + 1) * each):
+            images, labels = digits.batch(torch.arange(*plan.bounds(0, part, parts)))
+            loss_sum, ballot = reducing.module(images, labels, votes)
+            reducing.backward(loss_sum * (reducing.average / count) + ballot)
+        sums = reducing.finish()
+        found.append(([p.grad.clone() for p in model.parameters()], Ballot(*sums.tolist())))
+    return found
+
+
+def check(answers, net, counts, voters):
+    for number, count in enumerate(counts):
+        images, labels = random_digits(count, seed=number).batch(torch.arange(count))
+        expected, loss_sum = one_gradient(net, images, labels)
+        for answer in answers:
+            found, ballot = answer[number]
+            for mine, theirs, reference in zip(found, answers[0][number][0], expected, strict=True):
+                assert torch.equal(mine, theirs)
+                assert float((mine - reference).norm()) <= 1e-5 * float(reference.norm())
+            assert ballot.loss_sum == pytest.approx(loss_sum, rel=1e-5)
+            assert (ballot.stop, ballot.snapshot) == (min(voters - 1, 1), voters)
+
+
+def gradients_of_all(world, cases):
+    return [gradients(world, net, counts) for net, counts in cases]
+
+
+@pytest.mark.parametrize(
+    ("size", "nets"), [(1, ["mlp"]), (2, ["cnn"]), (3, ["mlp", "cnn"]), (4, ["mlp"]), (8, ["mlp"])]
+)
+def test_gradients_and_ballots_are_those_of_one_process_for_uneven_and_empty_shares(size, nets):
+    cases = [(net, counts) for net in nets for counts in BATCHES]
+    answers = [gradients_of_all(World(), cases)] if size == 1 else run_ranks(gradients_of_all, size, cases)
+    for number, (net, counts) in enumerate(cases):
+        check([answer[number] for answer in answers], net, counts, voters=size)
+
+
+def collectives(world):
+    """The collectives of one step, after the warm-ups and the step at which DDP sorts its buckets anew."""
+    model = build_model("cnn")
+    reducing = build_reducer(model, world)
+    digits = random_digits(8)
+    for _ in range(reducing.warm_ups + 2):
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            loss_sum, ballot = reducing.module(*digits.batch(torch.arange(8)), torch.zeros(2))
+            reducing.backward(loss_sum + ballot)
+            reducing.finish()
+    return [event.name for event in profiled.events() if event.name.startswith("gloo:")]
+
+
+def test_a_step_is_one_message_ballots_included():
+    assert run_ranks(collectives, 2) == [["gloo:all_reduce"]] * 2
+
+
+def test_the_ballot_has_no_part_in_the_nets_state():
+    model = build_model("mlp")
+    before = model.state_dict().keys()
+    reducing = build_reducer(model, World())
+    assert model.state_dict().keys() == before
+    assert len(list(reducing.shard_loss.parameters())) == len(list(model.parameters())) + 1
+
+
+class FakeEvent:
+    """Stands in for a CUDA event: notes whether the host has waited for the copy it stands behind."""
+
+    def record(self):
+        self.waited = False
+
+    def synchronize(self):
+        self.waited = True
+
+
+@pytest.fixture
+def windowed(monkeypatch):
+    """A ballot box that works as on CUDA, on the CPU."""
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(BallotBox, "EVERY", 4)
+    plain_empty = torch.empty
+    monkeypatch.setattr(
+        reducer.torch, "empty", lambda *args, pin_memory=False, device=None, **rest: plain_empty(*args, **rest)
+    )
+    return BallotBox(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 4, 5, 8, 9, 13])
+def test_on_cuda_every_ballot_is_read_once_in_order_a_window_late(windowed, steps):
+    read = []
+    for step in range(steps):  # at each, the device may be up to a window behind: nothing newer is waited for
+        fresh = windowed.put(torch.tensor([float(step), 0.0, 1.0]))
+        assert all(ballot.loss_sum <= step - 4 for ballot in fresh)
+        read += fresh
+    read += windowed.drain()
+    assert read == [Ballot(float(step), 0.0, 1.0) for step in range(steps)]
+    assert windowed.drain() == []
+
+
+def test_on_the_cpu_every_ballot_is_read_at_once():
+    box = BallotBox(torch.device("cpu"))
+    assert box.put(torch.tensor([2.5, 1.0, 0.0])) == [Ballot(2.5, 1.0, 0.0)]
+    assert box.drain() == []

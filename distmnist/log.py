@@ -1,12 +1,17 @@
 """What a person sees: rank 0 speaks, through tqdm on a terminal; the others are silent."""
 
 import sys
+import threading
 
 from tqdm import tqdm
 
 
 class Log:
     """Speaks. Lines go to standard output, warnings and progress bars to standard error."""
+
+    def __init__(self) -> None:
+        # tqdm's own lock works across processes, for which it starts one and takes semaphores; ours need none.
+        tqdm.set_lock(threading.RLock())
 
     def say(self, line: str = "") -> None:
         tqdm.write(line)

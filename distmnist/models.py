@@ -6,6 +6,8 @@ from torch.nn import functional
 
 from distmnist.seeds import seed_for
 
+NON_DECREASING = (functional.relu, functional.leaky_relu, functional.tanh, functional.elu)
+
 
 class FullyConnectedNN(nn.Module):
     """The published baseline: 784-128-64-10, 109,386 parameters."""
@@ -42,12 +44,18 @@ class CNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images, float [n, 1, 28, 28] -> logits, float [n, 10]."""
-        x = self.pool(self.activation(self.conv1(images)))
-        x = self.pool(self.activation(self.conv2(x)))
+        x = self._activate_and_pool(self.conv1(images))
+        x = self._activate_and_pool(self.conv2(x))
         x = torch.flatten(x, 1)
         x = self.dropout(self.activation(self.fc1(x)))
         x = self.dropout(self.activation(self.fc2(x)))
         return self.fc3(x)
+
+    def _activate_and_pool(self, x: Tensor) -> Tensor:
+        """The maximum of a non-decreasing activation is the activation of the maximum, for a quarter of the work."""
+        if self.activation in NON_DECREASING:
+            return self.activation(self.pool(x))
+        return self.pool(self.activation(x))
 
 
 MODELS: dict[str, type[nn.Module]] = {"mlp": FullyConnectedNN, "cnn": CNN}

@@ -1,0 +1,349 @@
+"""Kills training at random, restarts it, and compares the final weights with those of the run that nobody disturbed.
+
+Each trial takes a random rank, a random moment (starting up, a step, evaluating, each sub-step of saving) and a random
+signal, up to three times over, then lets the job finish; with --virtual-ranks 8 the number of processes changes at
+each restart. Restarting is left to the job: it gets what torchrun would give it, and no --resume. All is drawn from
+the seed: `--seed S --only T` replays one trial.
+
+Run: python -m benchmarks.campaign [--kills 300] [--damages 1000] [--seed 0] [--only TRIAL]
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from distmnist import checkpoint, data, distributed, train, trainer
+from distmnist.config import UsageError
+from distmnist.data import Dataset, Digits
+
+TRAIN, TEST, BATCH, EPOCHS, SNAPSHOT_STEPS = 360, 100, 64, 2, 3
+VIRTUAL_RANKS = 8
+ATTEMPT_SECONDS = 60.0
+HANG_SECONDS = 4.0
+"""The job's --timeout: how long a stopped rank may be silent."""
+
+MOMENTS: dict[str, tuple[Any, str, int]] = {
+    "start-up": (data, "load", 1),
+    "a step": (trainer.Trainer, "_step", 11),
+    "evaluation": (trainer, "evaluate", 2),
+    "evaluation: adding up": (distributed.World, "sum_", 4),
+    "saving: serializing": (checkpoint, "to_bytes", 3),
+    "saving: writing": (checkpoint, "write_atomically", 6),
+    "saving: fsync": (os, "fsync", 8),
+    "saving: renaming": (os, "replace", 8),
+    "saving: fsync of the directory": (checkpoint, "sync_directory", 6),
+}
+"""What a fault strikes: owner, function, and the number of calls among which one is drawn."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """`signal` hits `rank` at the call number `call` of what `moment` names, before or after it is carried out."""
+
+    moment: str
+    call: int
+    after: bool
+    rank: int
+    signal: signal.Signals
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A job and what happens to it: one attempt for each fault, of so many processes, and a last one without."""
+
+    model: str
+    virtual_ranks: int
+    sizes: tuple[int, ...]
+    faults: tuple[Fault, ...]
+
+
+def draw(seed: int, number: int) -> Trial:
+    """Trial `number` of the campaign `seed`."""
+    dice = random.Random(f"{seed}/{number}")
+    virtual = dice.choice((0, VIRTUAL_RANKS))
+    count = dice.randint(1, 3)
+    size = dice.choice((1, 2, 3, 4))
+    sizes = tuple(dice.choice((1, 2, 4, 8)) if virtual else size for _ in range(count + 1))
+    return Trial(dice.choice(("mlp", "cnn")), virtual, sizes, tuple(draw_fault(dice, n) for n in sizes[:-1]))
+
+
+def draw_fault(dice: random.Random, size: int) -> Fault:
+    moment = dice.choice(list(MOMENTS))
+    rank = 0 if moment.startswith("saving") else dice.randrange(size)
+    signals = [signal.SIGKILL] * 6 + [signal.SIGTERM] * 2 + [signal.SIGINT] + [signal.SIGSTOP] * (size > 1)
+    return Fault(moment, dice.randint(1, MOMENTS[moment][2]), dice.random() < 0.5, rank, dice.choice(signals))
+
+
+def few_digits(_: Path) -> Dataset:
+    sample = data.load_sample()
+    cut = {"train": TRAIN, "test": TEST}
+    parts = {name: Digits(*(t[:n] for t in vars(getattr(sample, name)).values())) for name, n in cut.items()}
+    return dataclasses.replace(sample, **parts)
+
+
+def work(
+    rank: int, size: int, port: int, attempt: int, arguments: list[str], fault: Fault | None, events: Path
+) -> None:
+    """One worker process, in the environment that torchrun would give it."""
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RUN_ID": f"campaign-{port}",
+        "TORCHELASTIC_RESTART_COUNT": str(attempt),
+    }
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    data.load, data.fetch = few_digits, lambda directory, say: None
+    original = trainer.Trainer._run_epoch
+
+    def run_epoch(self: trainer.Trainer) -> None:
+        note(events, "training", self.position)
+        original(self)
+
+    trainer.Trainer._run_epoch = run_epoch
+    if fault and fault.rank == rank:
+        strike(fault, events)
+    sys.exit(train.main(arguments))
+
+
+def strike(fault: Fault, events: Path) -> None:
+    """Wraps what the fault's moment names, so that the signal comes exactly there."""
+    owner, name, _ = MOMENTS[fault.moment]
+    original = getattr(owner, name)
+    calls = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        hit = calls == fault.call
+        if hit and not fault.after:
+            hurt(fault, events, args)
+        result = original(*args, **kwargs)
+        if hit and fault.after:
+            hurt(fault, events, args)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def hurt(fault: Fault, events: Path, args: tuple[Any, ...]) -> None:
+    position = args[0].position if args and isinstance(args[0], trainer.Trainer) else None
+    note(events, "fault", position)
+    os.kill(os.getpid(), fault.signal)
+
+
+def note(events: Path, what: str, position: int | None) -> None:
+    with events.open("a") as file:
+        file.write(json.dumps({"event": what, "position": position, "at": time.monotonic()}) + "\n")
+
+
+def attempt(trial: Trial, number: int, store: dist.TCPStore, folder: Path) -> bool:
+    """One attempt of the trial's job; True if all its processes ended well. The rest is killed as soon as one fails."""
+    size = trial.sizes[number]
+    fault = trial.faults[number] if number < len(trial.faults) else None
+    options = {
+        "--model": trial.model,
+        "--output": folder / "run",
+        "--epochs": EPOCHS,
+        "--batch-size": BATCH,
+        "--dropout": 0.1,
+        "--snapshot-steps": SNAPSHOT_STEPS,
+        "--virtual-ranks": trial.virtual_ranks,
+        "--timeout": HANG_SECONDS,
+        "--threads": 1,
+    }
+    arguments = [str(part) for pair in options.items() for part in pair]
+    context = forkserver()
+    workers = [
+        context.Process(target=work, args=(rank, size, store.port, number, arguments, fault, folder / "events"))
+        for rank in range(size)
+    ]
+    for worker in workers:
+        worker.start()
+    deadline = time.monotonic() + ATTEMPT_SECONDS
+    running = {worker.sentinel: worker for worker in workers}
+    fine = True
+    while running and fine:
+        ended = connection.wait(list(running), deadline - time.monotonic())
+        if not ended:
+            raise AssertionError(f"attempt {number} hangs: {trial}")
+        fine = all(running.pop(sentinel).exitcode == 0 for sentinel in ended)
+    for worker in workers:
+        worker.kill()
+        worker.join()
+    return fine
+
+
+def forkserver() -> Any:
+    """Its processes find torch imported; torch._dynamo is what optimizers and DDP import when they are made."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch._dynamo", "distmnist.job"])
+    return context
+
+
+@dataclasses.dataclass
+class Outcome:
+    """struck: faults that found their moment; equal: whether the weights are those of the undisturbed run."""
+
+    digest: str
+    struck: list[Fault]
+    recoveries: list[float]
+    lost: list[int]
+
+
+def carry_out(trial: Trial) -> Outcome:
+    """Runs the trial's attempts until one ends well with no fault to come. AssertionError: a quiet attempt failed."""
+    struck = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        for number in range(len(trial.sizes)):
+            before = len(read_events(folder))
+            fine = attempt(trial, number, store, folder)
+            if number < len(trial.faults):
+                if any(event["event"] == "fault" for event in read_events(folder)[before:]):
+                    struck.append(trial.faults[number])
+            elif not fine:
+                raise AssertionError(f"the attempt without a fault failed: {trial}")
+        summary = json.loads((folder / "run" / "summary.json").read_text())
+        assert summary["status"] == "finished"
+        recoveries, lost = recovery(read_events(folder))
+        return Outcome(summary["models"][trial.model]["weights_sha256"], struck, recoveries, lost)
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "events"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def recovery(events: list[dict[str, Any]]) -> tuple[list[float], list[int]]:
+    """Seconds from each fault to the next training, and the steps that were done twice where it struck a step."""
+    seconds, lost = [], []
+    for index, event in enumerate(events):
+        after = [later for later in events[index:] if later["event"] == "training"]
+        if event["event"] == "fault" and after:
+            seconds.append(after[0]["at"] - event["at"])
+            if event["position"] is not None:
+                lost.append(max(0, event["position"] - after[0]["position"]))
+    return seconds, lost
+
+
+def undisturbed(trial: Trial) -> Trial:
+    """The same job, left alone; in the exact mode one process says it for all."""
+    size = 1 if trial.virtual_ranks else trial.sizes[0]
+    return dataclasses.replace(trial, sizes=(size,), faults=())
+
+
+def damage(content: bytes, dice: random.Random) -> bytes:
+    """Cuts, flips, zeroes or repeats a random region. Never returns the content unchanged."""
+    start = dice.randrange(len(content))
+    stop = min(len(content), start + dice.choice((1, 8, 512, 65536)))
+    kind = dice.choice(("cut", "flip", "zero", "repeat"))
+    if kind == "cut":
+        return content[:start]
+    if kind == "zero" and any(content[start:stop]):
+        return content[:start] + bytes(stop - start) + content[stop:]
+    if kind == "repeat":
+        return content[:stop] + content[start:]
+    flipped = content[start] ^ (1 << dice.randrange(8))
+    return content[:start] + bytes([flipped]) + content[start + 1 :]
+
+
+def damages(count: int, seed: int, say: Callable[[str], None]) -> int:
+    """Damages last.pt `count` times beside a whole prev.pt. Returns how often it was not refused in favour of it."""
+    dice = random.Random(f"{seed}/damage")
+    accepted = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for position in (1, 2):
+            state = {"weight": torch.randn(64, 64, generator=torch.Generator().manual_seed(position))}
+            checkpoint.save(folder, {"model": state, "train": {"position": position}})
+        whole = (folder / checkpoint.LAST).read_bytes()
+        for _ in range(count):
+            (folder / checkpoint.LAST).write_bytes(damage(whole, dice))
+            try:
+                snapshot, trouble = checkpoint.load_newest(folder)
+                accepted += snapshot["train"]["position"] != 1 or not trouble
+            except UsageError:
+                accepted += 1
+    say(f"{count} damaged snapshots: {accepted} accepted")
+    return accepted
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def campaign(kills: int, seed: int, only: int | None, say: Callable[[str], None]) -> int:
+    """Trials until `kills` faults have struck. Returns the number of trials whose weights differ."""
+    references: dict[Trial, str] = {}
+    struck: collections.Counter[str] = collections.Counter()
+    recoveries, lost, mismatches, number = [], [], 0, only or 0
+    began = time.monotonic()
+    while struck.total() < kills:
+        trial = draw(seed, number)
+        quiet = undisturbed(trial)
+        if quiet not in references:
+            references[quiet] = carry_out(quiet).digest
+        outcome = carry_out(trial)
+        struck.update(f"{fault.moment}, {fault.signal.name}" for fault in outcome.struck)
+        recoveries += outcome.recoveries
+        lost += outcome.lost
+        if outcome.digest != references[quiet]:
+            mismatches += 1
+            say(f"MISMATCH in trial {number}: {trial}")
+        number += 1
+        if only is not None:
+            break
+    for what, times in sorted(struck.items()):
+        say(f"  {times:4} x {what}")
+    say(
+        f"seed {seed}: {number - (only or 0)} trials, {struck.total()} faults, {mismatches} mismatches,"
+        f" in {(time.monotonic() - began) / 60:.0f} minutes"
+    )
+    if recoveries:
+        say(
+            f"from the fault to the next training: median {statistics.median(recoveries):.1f} s,"
+            f" 95th percentile {percentile(recoveries, 0.95):.1f} s; steps done again: at most {max(lost, default=0)}"
+            f" with a snapshot every {SNAPSHOT_STEPS}"
+        )
+    return mismatches
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=300, help="faults that must have struck (default: 300)")
+    parser.add_argument("--damages", type=int, default=1000, help="damaged snapshots (default: 1000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="the number of one trial to replay")
+    arguments = parser.parse_args()
+    wrong = campaign(arguments.kills, arguments.seed, arguments.only, print)
+    if arguments.only is None:
+        wrong += damages(arguments.damages, arguments.seed, print)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,263 @@
+"""One run of the command, in this process: what it leaves behind, and what it refuses."""
+
+import itertools
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from digits import few_digits
+
+from distmnist import checkpoint, data, summary, train, trainer
+from distmnist.checkpoint import weights_sha256
+from distmnist.log import Log, Silence
+from distmnist.models import MODELS
+from distmnist.rundir import RunDirectory
+
+SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--threads=1")
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys, digits):
+    """Runs the command in an empty directory on a few digits. Returns exit code, lines of output, lines of errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "fetch", lambda directory, say: None)
+    monkeypatch.setattr(data, "load", lambda directory: digits)
+
+    def run(*arguments):
+        code = train.main(arguments)
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err.splitlines()
+
+    return run
+
+
+def refusal(answer):
+    """The one line with which the command refused."""
+    code, out, err = answer
+    assert (code, out, len(err)) == (2, [], 1)
+    return err[0]
+
+
+def contents(folder):
+    return {str(path): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def figures(run, net="mlp"):
+    return json.loads(Path(run, "summary.json").read_text())["models"][net]
+
+
+def test_a_run_of_both_nets_leaves_the_files_and_figures_of_the_contract(command):
+    code, _, err = command("--epochs=1", "--batch-size=100", "--amp=off")
+    assert (code, err) == (0, [])
+    (run,) = (path for path in Path("runs").iterdir() if path.name != "latest")
+    assert re.fullmatch(r"\d{8}-\d{6}", run.name) and Path("runs/latest").resolve() == run.resolve()
+    names = [f"{net}/{name}" for net in MODELS for name in ("last.pt", "metrics.jsonl", "predictions.npz")]
+    assert {os.path.relpath(path, run) for path in contents(run)} == {"config.json", "summary.json", *names}
+
+    written = json.loads((run / "summary.json").read_text())
+    assert (written["schema"], written["status"], written["world_size"]) == (1, "finished", 1)
+    assert written["dataset"] == {"name": "mnist-sample", "train": 300, "test": 120}
+    assert (written["device"], written["amp"], written["versions"]["torch"]) == ("cpu", "off", torch.__version__)
+    assert list(written["models"]) == ["mlp", "cnn"]
+    for net, parameters in (("mlp", 109_386), ("cnn", 429_258)):
+        figure = written["models"][net]
+        arrays = np.load(run / net / "predictions.npz")
+        assert (figure["parameters"], figure["epochs"], figure["count"]) == (parameters, 1, 120)
+        assert figure["correct"] == int((arrays["predictions"] == arrays["labels"]).sum())
+        assert figure["test_accuracy"] == figure["correct"] / 120
+        assert figure["test_loss"] == pytest.approx(arrays["losses"].mean(), rel=1e-6)
+        assert figure["notebook_test_loss"] > 0 and figure["train_seconds"] > 0 and figure["images_per_second"] > 0
+        assert len(figure["confusion"]) == len(figure["per_class_accuracy"]) == 10
+        snapshot = torch.load(run / net / "last.pt", weights_only=True)
+        assert weights_sha256(snapshot["model"]) == figure["weights_sha256"]
+        (line,) = (run / net / "metrics.jsonl").read_text().splitlines()
+        keys = {"epoch", "step", "train_loss", "test_loss", "test_accuracy", "lr", "images_per_second"}
+        assert keys <= json.loads(line).keys() and json.loads(line)["test_loss"] == figure["test_loss"]
+
+
+def test_a_person_sees_the_setting_first_one_line_an_epoch_and_the_next_command_last(command):
+    _, out, _ = command(*SMALL, "--output=a")
+    head = "\n".join(out[: next(number for number, line in enumerate(out) if "epoch 1/2" in line)])
+    for part in (torch.__version__, "1 process x 1 thread on cpu, amp off (as asked)", "global batch 60: 60 a process"):
+        assert part in head
+    assert "data: mnist-sample, 300 + 120 digits" in head and "output: a" in head
+    assert len([line for line in out if "epoch" in line and "images/s" in line]) == 2
+    assert out[-1] == "next: python -m export a"
+
+
+def table_of(name):
+    dataset = few_digits()
+    figure = {"test_accuracy": 0.5, "test_loss": 0.25, "notebook_test_loss": 0.004, "parameters": 109_386}
+    figure |= {"train_seconds": 2.5, "images_per_second": 12_345.0}
+    return summary.table(data.Dataset(name, "", dataset.train, dataset.test), {"mlp": figure, "cnn": figure})
+
+
+def test_the_published_figures_stand_beside_those_of_mnist_and_never_beside_those_of_the_sample():
+    table = table_of("mnist")
+    mlp, cnn = table.splitlines()[1:3]
+    assert "50.00% (97.42%)" in mlp and "0.0040 (0.0013)" in mlp and "109,386" in mlp and "12,345" in mlp
+    assert "(98.88%)" in cnn and "(0.0006)" in cnn
+    table = table_of("mnist-sample")
+    assert not re.search(r"97\.42|98\.88|0\.0013|0\.0006", table)
+    assert "On the sample expect" in table
+
+
+def test_a_bar_is_shown_on_a_terminal_by_rank_0_alone(monkeypatch, capsys):
+    for terminal, log, shown in ((True, Log(), True), (False, Log(), False), (True, Silence(), False)):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal, raising=False)
+        with log.progress("mlp 1/5", total=3) as bar:
+            bar.update()
+        assert bool(capsys.readouterr().err) == shown
+    Silence().say("x")
+    Silence().warn("x")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_sample_is_trained_on_loudly_when_the_download_fails(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "download", lambda scratch: "the mirrors are down")
+    assert train.main(["--model=mlp", "--max-steps=2", "--output=a", "--data-dir=digits"]) == 0
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert "SAMPLE" in line and "the mirrors are down" in line and "digits/MNIST/raw" in line
+    assert "mnist-sample" in out and "97.42" not in out
+    named = [json.loads(Path("a", name).read_text())["dataset"] for name in ("config.json", "summary.json")]
+    named.append(torch.load("a/mlp/last.pt", weights_only=True)["dataset"])
+    assert named == [{"name": "mnist-sample", "train": 4000, "test": 1000}] * 3
+
+
+def test_a_directory_that_holds_a_run_is_refused_and_left_alone(command):
+    command(*SMALL, "--output=a")
+    before = contents("a")
+    assert "--output a holds a run; add --resume" in refusal(command(*SMALL, "--output=a"))
+    assert contents("a") == before
+
+
+def test_a_directory_in_use_is_refused_with_and_without_resume(command):
+    command(*SMALL, "--output=a")
+    before = contents("a")
+    user = RunDirectory(Path("a"))
+    for more in ([], ["--resume"]):
+        assert "--output a is in use by another run" in refusal(command(*SMALL, "--output=a", *more))
+    user.release()
+    assert contents("a") == before
+    assert command("--output=a", "--resume")[0] == 0
+
+
+def test_an_output_that_cannot_be_written_or_resumed_is_refused_and_nothing_is_made(command):
+    Path("file").write_text("x")
+    assert "--output file/a cannot be written" in refusal(command(*SMALL, "--output=file/a"))
+    assert "nowhere holds no run" in refusal(command("--resume", "--output=nowhere"))
+    assert "--model resnet is unknown" in refusal(command("--model=resnet"))
+    assert os.listdir(".") == ["file"]
+    Path("broken").mkdir()
+    Path("broken/config.json").write_text("{")
+    assert "broken/config.json cannot be read" in refusal(command("--resume", "--output=broken"))
+
+
+CHANGES = {
+    "--lr=0.5": "--lr 0.5: .* has 0.001",
+    "--batch-size=50": "--batch-size 50: .* has 60",
+    "--seed=3": "--seed 3: .* has 0",
+    "--dropout=0.1": "--dropout 0.1: .* has 0.0",
+    "--activation=tanh": "--activation tanh: .* has relu",
+    "--optimizer=sgd": "--optimizer sgd: .* has adam",
+    "--weight-decay=0.1": "--weight-decay",
+    "--grad-clip=1": "--grad-clip",
+    "--val-fraction=0.1": "--val-fraction",
+    "--schedule=cosine": "--schedule cosine: .* has constant",
+    "--recipe=best": "--(lr|schedule)",
+    "--amp=bf16": "--amp bf16: .* has off",
+    "--epochs=1": "--epochs 1: .* has 2",
+}
+
+
+def test_resuming_with_an_option_that_would_change_the_result_is_refused_by_its_name(command):
+    command(*SMALL, "--output=a")
+    before = contents("a")
+    for typed, told in CHANGES.items():
+        assert re.search(f"--resume with {told}", refusal(command("--resume", "--output=a", typed)))
+    assert contents("a") == before
+
+
+def test_a_finished_net_is_not_trained_again(command, monkeypatch):
+    command(*SMALL, "--output=a")
+    before = contents("a")
+    monkeypatch.setattr(trainer.Trainer, "_step", lambda *_: pytest.fail("trains again"))
+    assert command("--resume", "--output=a", *SMALL)[0] == 0
+    after = contents("a")
+    kept = ("a/mlp/last.pt", "a/mlp/prev.pt", "a/mlp/metrics.jsonl")
+    assert [after[name] for name in kept] == [before[name] for name in kept]
+    assert figures("a") == json.loads(before["a/summary.json"])["models"]["mlp"]
+
+
+def test_a_run_may_be_extended_under_the_constant_schedule_and_not_under_another(command):
+    command(*SMALL, "--output=whole", "--epochs=3")
+    command(*SMALL, "--output=a")
+    assert command("--resume", "--output=a", "--epochs=3")[0] == 0
+    assert figures("a")["weights_sha256"] == figures("whole")["weights_sha256"]
+    assert [json.loads(line)["epoch"] for line in Path("a/mlp/metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    for schedule in ("cosine", "onecycle"):
+        command(*SMALL, f"--output={schedule}", f"--schedule={schedule}")
+        assert "--epochs 3" in refusal(command("--resume", f"--output={schedule}", "--epochs=3"))
+
+
+def test_a_run_whose_newest_snapshot_is_damaged_goes_on_from_the_one_before_and_says_so(command):
+    command(*SMALL, "--output=a")
+    whole = figures("a")["weights_sha256"]
+    last = Path("a/mlp/last.pt")
+    last.write_bytes(last.read_bytes()[:-1])
+    code, _, err = command("--resume", "--output=a")
+    assert code == 0 and len(err) == 1
+    assert "WARNING: a/mlp/last.pt is damaged" in err[0] and "going on from the one before" in err[0]
+    assert figures("a")["weights_sha256"] == whole
+    for name in (checkpoint.LAST, checkpoint.PREVIOUS):
+        Path("a/mlp", name).write_bytes(b"")
+    assert "a/mlp/last.pt is damaged" in refusal(command("--resume", "--output=a"))
+
+
+def test_resuming_on_other_digits_is_refused(command, monkeypatch):
+    command(*SMALL, "--output=a", "--max-steps=2")
+    monkeypatch.setattr(data, "load", lambda directory: few_digits(train=299))
+    code, _, err = command("--resume", "--output=a", "--max-steps=4")
+    assert code == 2 and len(err) == 1 and "name the right --data-dir" in err[0]
+
+
+def test_a_run_that_cannot_go_on_answers_1_with_one_line(command, monkeypatch):
+    code, _, err = command(*SMALL, "--output=a", "--optimizer=sgd", "--lr=1e30")
+    assert code == 1 and len(err) == 1 and re.search(r"the loss is .*mlp, epoch 1, step", err[0])
+    assert not Path("a/mlp").exists()
+
+    calls = itertools.count()
+    fsync = os.fsync
+
+    def full(descriptor):
+        if next(calls) > 12:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, _, err = command(*SMALL, "--output=b", "--epochs=20")
+    assert code == 1 and len(err) == 1 and "No space left on device" in err[0]
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert command("--resume", "--output=b")[0] == 0
+
+
+def test_a_net_that_a_user_registers_is_trained_and_saved_by_the_command(command, monkeypatch):
+    class Toy(torch.nn.Module):
+        def __init__(self, activation, dropout):
+            super().__init__()
+            self.mine = torch.nn.Linear(784, 10)
+
+        def forward(self, images):
+            return self.mine(images.flatten(1))
+
+    monkeypatch.setitem(MODELS, "toy", Toy)
+    code, out, _ = command(*SMALL, "--model=toy", "--output=a")
+    assert code == 0 and any(line.startswith("toy ") for line in out)
+    assert figures("a", "toy")["parameters"] == 7850
+    assert torch.load("a/toy/last.pt", weights_only=True)["model"].keys() == {"mine.weight", "mine.bias"}

@@ -1,9 +1,11 @@
 """Runs a function on several ranks, as torchrun would, in well under a second: processes forked from a warm server.
 
-def total(world, mine):                                # at the top level of a test module
-    return world.sum_(torch.tensor([mine])).item()
+In a test module, with the function at its top level:
 
-assert run_ranks(total, 3, 2) == [6, 6, 6]
+    def total(world, mine):
+        return world.sum_(torch.tensor([mine])).item()
+
+    assert run_ranks(total, 3, 2) == [6, 6, 6]
 """
 
 import contextlib

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from distmnist import checkpoint
+from distmnist import checkpoint, rundir
 from distmnist.checkpoint import MAGIC, SnapshotError, from_bytes, load, load_newest, save, to_bytes, weights_sha256
 from distmnist.config import RunError
 from distmnist.rundir import RunDirectory
@@ -168,19 +168,23 @@ def no_room(monkeypatch):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    monkeypatch.setattr(checkpoint, "write_atomically", confined)
+    for module in (checkpoint, rundir):
+        monkeypatch.setattr(module, "write_atomically", confined)
 
 
 @pytest.mark.parametrize("fail", [no_sync, no_room])
-def test_a_full_disk_leaves_the_snapshots_before_as_they_were_and_no_temporary_file(tmp_path, monkeypatch, fail):
+def test_a_full_disk_leaves_what_was_there_as_it_was_and_no_temporary_file(tmp_path, monkeypatch, fail):
     directory = RunDirectory(tmp_path / "run")
     directory.save("mlp", snapshot(1))
     directory.save("mlp", snapshot(2))
+    directory.write_json("summary.json", {"status": "interrupted"})
     before = contents(directory.path)
-    assert before.keys() == {"last.pt", "prev.pt", "metrics.jsonl"}
+    assert before.keys() == {"last.pt", "prev.pt", "metrics.jsonl", "summary.json"}
     fail(monkeypatch)
     with pytest.raises(RunError, match=r"mlp cannot be written: .*; the snapshot before is whole"):
         directory.save("mlp", snapshot(3))
+    with pytest.raises(RunError, match=r"summary\.json cannot be written: .*; what was there before is whole"):
+        directory.write_json("summary.json", {"status": "finished" * 1000})
     assert contents(directory.path) == before
     directory.release()
 

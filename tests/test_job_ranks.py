@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from digits import few_digits, put
 from ranks import run_processes
 
 from distmnist import data, job, train
+from distmnist.config import RunError, UsageError
 
 SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--timeout=30", "--threads=1")
 
@@ -42,6 +42,28 @@ def refusal(answers):
     return answers[0][2][0]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "raised", "code"),
+    [(["--lr=nan"], None, 2), ([], UsageError("wrong"), 2), ([], RunError("lost"), 1)],
+    ids=["option", "usage", "run"],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_0_speaks_and_the_others_leave_it_a_moment_to(monkeypatch, capsys, rank, arguments, raised, code):
+    """torchrun ends all workers as soon as one has left."""
+    waited = []
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setattr(train.time, "sleep", waited.append)
+
+    def fail(_):
+        raise raised
+
+    monkeypatch.setattr(job, "run", fail)
+    assert train.main(arguments) == code
+    assert len(capsys.readouterr().err.splitlines()) == (rank == 0)
+    assert waited == [train.PATIENCE] * rank and train.PATIENCE >= 1
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_several_ranks_leave_one_run_and_speak_with_one_voice(tmp_path, size):
     answers = run_processes(command, size, tmp_path, *SMALL, "--output=a")
@@ -54,12 +76,12 @@ def test_several_ranks_leave_one_run_and_speak_with_one_voice(tmp_path, size):
     assert sorted(os.listdir(tmp_path / "a/mlp")) == ["last.pt", "metrics.jsonl", "predictions.npz", "prev.pt"]
 
 
-def test_a_run_of_two_ranks_goes_on_where_it_stopped_with_one(tmp_path):
+def test_a_run_goes_on_with_its_own_options_on_another_number_of_ranks(tmp_path):
     run_processes(command, 2, tmp_path, *SMALL, "--output=a", "--max-steps=5")
-    (code, _, _), *_ = run_processes(command, 3, tmp_path, "--output=a", "--resume", "--max-steps=10")
-    assert code == 0
-    steps = [json.loads(line)["step"] for line in Path(tmp_path, "a/mlp/metrics.jsonl").read_text().splitlines()]
-    assert steps == [5, 10]
+    answers = run_processes(command, 3, tmp_path, "--output=a", "--resume", "--max-steps=10", "--timeout=10")
+    assert [(code, err) for code, _, err in answers] == [(0, [])] * 3
+    entries = [json.loads(line) for line in (tmp_path / "a/mlp/metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [5, 10]
 
 
 def other_version(is_last):

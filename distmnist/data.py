@@ -112,10 +112,11 @@ def fetch(directory: Path, say: Callable[[str], None]) -> str | None:
             say(f"no MNIST in {directory}: downloading it")
             if reason := download(scratch):
                 return reason
+            for name in idx.FILES:
+                idx.read(scratch / "MNIST" / "raw" / name)
             raw = directory / "MNIST" / "raw"
             raw.mkdir(parents=True, exist_ok=True)
             for name in idx.FILES:
-                idx.read(scratch / "MNIST" / "raw" / name)
                 os.replace(scratch / "MNIST" / "raw" / name, raw / name)
     except OSError as error:
         raise UsageError(

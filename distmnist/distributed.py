@@ -137,6 +137,11 @@ class World:
         mine = torch.tensor([number], dtype=torch.int64, device=self.device)
         return [int(theirs) for theirs in self.all_gather(mine)]
 
+    def broadcast_(self, tensor: Tensor) -> None:
+        """Overwrites the ranks' tensors with rank 0's."""
+        if self.size > 1:
+            dist.broadcast(tensor, src=0)
+
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank; the others' are ignored. For tensors and whatever holds them."""
         box = [value]
@@ -171,7 +176,7 @@ def join(timeout: float) -> Iterator[World]:
         yield World(rank, size, local_rank, local_size, store=meet(store, rank, size, timeout))
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise RunError(f"another process of this run was lost: {str(error).splitlines()[0]}") from error
+            raise RunError(f"another process of this run was lost: {str(error).split('. ')[0]}") from error
         raise
     if dist.is_initialized():
         dist.destroy_process_group()

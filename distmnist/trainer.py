@@ -226,6 +226,8 @@ class Trainer:
     def _finish_epoch(self) -> None:
         """Evaluates, takes the epoch down in the history, saves."""
         self._compare_weights()
+        for buffer in self.model.buffers():  # a batch norm's statistics are each rank's own: rank 0's are saved
+            self.world.broadcast_(buffer)
         self.evaluation = evaluate(self.model, self.data.test, self.world)
         if not math.isfinite(self.evaluation.loss):
             self._fail(f"the test loss is {self.evaluation.loss}", self.position)
@@ -252,7 +254,7 @@ class Trainer:
 
     def _compare_weights(self) -> None:
         """Raises RunError if the ranks' weights have drifted apart: a broken link or memory, or a bug."""
-        digests = self.world.gather(int(weights_sha256(self.model.state_dict())[:15], 16))
+        digests = self.world.gather(int(weights_sha256(dict(self.model.named_parameters()))[:15], 16))
         if strangers := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
             self._fail(f"the weights of rank {strangers[0]} differ from rank 0's", self.position)
 

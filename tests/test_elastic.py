@@ -117,10 +117,11 @@ def test_a_restarted_launch_finds_its_run_and_only_its_own(noted, run_id, agents
     assert path and path.name == found if found else path is None
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", [0, 2, 3, 6])
 def test_killed_and_restarted_the_job_ends_with_the_undisturbed_weights(number):
     trial = campaign.draw(seed=1, number=number)
     outcome = campaign.carry_out(trial)
+    assert outcome.struck
     assert outcome.digest == campaign.carry_out(campaign.undisturbed(trial)).digest
 
 

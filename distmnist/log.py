@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from typing import Any
 
 from tqdm import tqdm
 
@@ -20,6 +21,15 @@ class Log:
     def warn(self, line: str) -> None:
         tqdm.write(f"WARNING: {line}", file=sys.stderr)
         sys.stderr.flush()
+
+    def epoch(self, net: str, epochs: int, entry: dict[str, Any]) -> None:
+        """Says an epoch's line of metrics.jsonl in words."""
+        validation = f"  validation accuracy {entry['val_accuracy']:7.2%}" if "val_accuracy" in entry else ""
+        self.say(
+            f"{net}  epoch {entry['epoch']}/{epochs}  train loss {entry['train_loss']:.4f}"
+            f"  test loss {entry['test_loss']:.4f}  test accuracy {entry['test_accuracy']:7.2%}{validation}"
+            f"  {entry['images_per_second']:,.0f} images/s"
+        )
 
     def progress(self, name: str, total: int, done: int = 0) -> tqdm:
         """A bar of `total` steps, on a terminal only."""

@@ -110,8 +110,7 @@ class Trainer:
         self.position = self.updates = 0
         self.ballots_read = 0
         self.loss_sum = 0.0
-        self.images, self.train_seconds = 0, 0.0
-        self.images_per_second = 0.0
+        self.train_seconds = self.epoch_seconds = 0.0
         self.history: list[dict[str, Any]] = []
         self.evaluation: Evaluation | None = None
         self.stopping = self.snapshot_wished = False
@@ -136,12 +135,12 @@ class Trainer:
         epoch, first = divmod(self.position, self.steps)
         stop = min(self.steps, self.target - epoch * self.steps)
         if first == 0:
-            self.loss_sum = 0.0
+            self.loss_sum = self.epoch_seconds = 0.0
         self.evaluation = None
         self.sampler.set_epoch(epoch)
         self.model.train()
         batches = self.sampler.batches(first, self.world.device)
-        began = time.perf_counter()
+        self.clock = time.perf_counter()
         with self.log.progress(f"{self.config.model} {epoch + 1}/{self.config.epochs}", stop, first) as bar:
             for step, shares in zip(range(first, stop), batches, strict=False):
                 self._step(shares, self.sampler.plan.count(step))
@@ -149,13 +148,17 @@ class Trainer:
                 if self.stopping:
                     break
                 if self._snapshot_is_due():
+                    self._take_time()
                     self._save()
-            self._read(self.ballots.drain())
-        seconds = time.perf_counter() - began
-        images = self._images_seen() - min(first * self.config.batch_size, len(self.train))
-        self.images += images
+                    self.clock = time.perf_counter()
+            self._take_time()
+
+    def _take_time(self) -> None:
+        """Waits for what was begun, and counts the seconds since `clock` was set as training."""
+        self._read(self.ballots.drain())
+        seconds = time.perf_counter() - self.clock
         self.train_seconds += seconds
-        self.images_per_second = images / seconds
+        self.epoch_seconds += seconds
 
     def _step(self, shares: list[Share], count: int) -> None:
         """One update from the global batch of `count` digits, of which `shares` are this rank's."""
@@ -204,12 +207,10 @@ class Trainer:
             self.snapshot_wished |= ballot.snapshot > 0
 
     def _snapshot_is_due(self) -> bool:
-        """Between epochs' ends, where there is one anyway. All that was reduced must have been read for a snapshot."""
+        """Not at the end of an epoch, where there is one anyway."""
         every = self.config.snapshot_steps
         due = self.snapshot_wished or (every > 0 and self.position % every == 0)
         self.snapshot_wished = False
-        if due:
-            self._read(self.ballots.drain())
         return due and not self._epoch_is_over()
 
     def _epoch_is_over(self) -> bool:
@@ -218,10 +219,10 @@ class Trainer:
     def _is_evaluated(self) -> bool:
         return bool(self.history) and self.history[-1]["step"] == self.position
 
-    def _images_seen(self) -> int:
-        """Digits trained on since the epoch began."""
-        steps = (self.position - 1) % self.steps + 1
-        return min(steps * self.config.batch_size, len(self.train))
+    def _images(self, position: int) -> int:
+        """Digits trained on in the first `position` steps."""
+        epochs, steps = divmod(position, self.steps)
+        return epochs * len(self.train) + min(steps * self.config.batch_size, len(self.train))
 
     def _finish_epoch(self) -> None:
         """Evaluates, takes the epoch down in the history, saves."""
@@ -231,25 +232,22 @@ class Trainer:
         self.evaluation = evaluate(self.model, self.data.test, self.world)
         if not math.isfinite(self.evaluation.loss):
             self._fail(f"the test loss is {self.evaluation.loss}", self.position)
+        epoch = math.ceil(self.position / self.steps)
+        images = self._images(self.position) - self._images((epoch - 1) * self.steps)
         entry = {
-            "epoch": math.ceil(self.position / self.steps),
+            "epoch": epoch,
             "step": self.position,
-            "train_loss": self.loss_sum / self._images_seen(),
+            "train_loss": self.loss_sum / images,
             "test_loss": self.evaluation.loss,
             "test_accuracy": self.evaluation.accuracy,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": self.images_per_second,
+            "images_per_second": images / self.epoch_seconds,
         }
         if self.held_out:
             validation = evaluate(self.model, self.held_out, self.world)
             entry |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
         self.history.append(entry)
-        held_out = f"  validation {entry['val_accuracy']:7.2%}" if self.held_out else ""
-        self.log.say(
-            f"{self.config.model}  epoch {entry['epoch']}/{self.config.epochs}  train loss {entry['train_loss']:.4f}"
-            f"  test loss {entry['test_loss']:.4f}  test accuracy {entry['test_accuracy']:7.2%}{held_out}"
-            f"  {entry['images_per_second']:,.0f} images/s"
-        )
+        self.log.epoch(self.config.model, self.config.epochs, entry)
         self._save()
 
     def _compare_weights(self) -> None:
@@ -273,7 +271,7 @@ class Trainer:
             "steps": self.position,
             "train_loss": self.history[-1]["train_loss"],
             "train_seconds": self.train_seconds,
-            "images_per_second": self.images / self.train_seconds,
+            "images_per_second": self._images(self.position) / self.train_seconds,
             "weights_sha256": weights_sha256(self._state()),
         }
         return figures | {name: value for name, value in self.history[-1].items() if name.startswith("val_")}
@@ -296,8 +294,8 @@ class Trainer:
                     "updates": self.updates,
                     "loss_sum": self.loss_sum,
                     "history": self.history,
-                    "images": self.images,
                     "train_seconds": self.train_seconds,
+                    "epoch_seconds": self.epoch_seconds,
                 },
                 "config": {"model": self.config.model, **self.config.result_options()},
                 "dataset": self.data.describe(),
@@ -313,7 +311,8 @@ class Trainer:
         self.precision.load_state_dict(train["scaler"])
         self.position, self.updates = train["position"], train["updates"]
         self.ballots_read = self.position
-        self.loss_sum, self.images, self.train_seconds = train["loss_sum"], train["images"], train["train_seconds"]
+        self.loss_sum = train["loss_sum"]
+        self.train_seconds, self.epoch_seconds = train["train_seconds"], train["epoch_seconds"]
         self.history = list(train["history"])
         if self.history and self.history[-1]["step"] % self.steps and self.position < self.target:
             self.history.pop()  # of the part of an epoch at which --max-steps had stopped

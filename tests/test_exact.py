@@ -68,7 +68,7 @@ def cut_and_resumed(world: World, given: dict[str, Any], cuts: tuple[int, ...]) 
     return differences
 
 
-TIMES = ("images_per_second", "train_seconds")
+TIMES = ("images_per_second", "train_seconds", "epoch_seconds")
 
 
 def timeless(value: Any) -> Any:

@@ -170,4 +170,4 @@ def load_sample() -> Dataset:
 
 
 def digits(images: np.ndarray, labels: np.ndarray) -> Digits:
-    return Digits(torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64)))
+    return Digits(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))

@@ -27,15 +27,19 @@ def read(path: Path) -> np.ndarray:
     shape, md5 = FILES[path.name.removesuffix(".gz")]
     header = b"".join(number.to_bytes(4, "big") for number in (0x800 + len(shape), *shape))
     size = len(header) + int(np.prod(shape))
+    content = bytearray(size + 1)  # filled in place, and the array is a view of it: 47 MB are not held twice
+    length = 0
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(size + 1)
+            while count := file.readinto(memoryview(content)[length:]):
+                length += count
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{path} cannot be read: {error}; delete it to download it again") from error
-    if len(content) >= 4 and content[:4] != header[:4]:
+    del content[length:]
+    if length >= 4 and content[:4] != header[:4]:
         raise UsageError(f"{path} is not the IDX file it should be: magic {content[:4].hex()}, not {header[:4].hex()}")
-    if len(content) != size:
-        found = f"{len(content)}" if len(content) < size else f"more than {size}"
+    if length != size:
+        found = f"{length}" if length < size else f"more than {size}"
         raise UsageError(f"{path} holds {found} bytes, not {size}; delete it to download it again")
     if content[: len(header)] != header:
         raise UsageError(f"{path} announces another shape than {shape}; delete it to download it again")

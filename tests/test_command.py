@@ -19,15 +19,9 @@ from distmnist import idx, train
 
 ROOT = Path(__file__).parents[1]
 PLAIN = [sys.executable, "-m", "distmnist.train"]
-TORCHRUN = [
-    sys.executable,
-    "-m",
-    "torch.distributed.run",
-    "--standalone",
-    "--nproc_per_node=2",
-    "-m",
-    "distmnist.train",
-]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+TORCHRUN += ["--nproc_per_node=2", *PLAIN[1:]]
+"""With an address, torchrun itself needs no host name that resolves; the workers never do."""
 ENDLESS = ["--model=mlp", "--epochs=100000", "--batch-size=200", "--output=a", "--amp=off", "--threads=1"]
 
 

@@ -85,7 +85,13 @@ class Config:
         choices=tuple(RECIPES),
     )
     epochs: int = option(
-        5, "passes over the training digits", group=TRAINING, valid=positive, must="be at least 1", result=True
+        5,
+        "passes over the training digits",
+        group=TRAINING,
+        valid=positive,
+        must="be at least 1",
+        metavar="N",
+        result=True,
     )
     batch_size: int = option(
         64,
@@ -93,6 +99,7 @@ class Config:
         group=TRAINING,
         valid=positive,
         must="be at least 1",
+        metavar="N",
         result=True,
     )
     lr: float = option(
@@ -148,6 +155,7 @@ class Config:
         group=TRAINING,
         valid=not_negative,
         must="be at least 0",
+        metavar="N",
         result=True,
     )
     max_steps: int | None = option(
@@ -291,12 +299,13 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             group.add_argument(option_flag(field.name), action="store_true", help=rules["help"])
             continue
         shown = field.default not in (None, dataclasses.MISSING)
+        metavar = rules["metavar"] or (None if rules["choices"] else "X")
         text = f"{rules['help']} (default: {field.default})" if shown else rules["help"]
         group.add_argument(
             option_flag(field.name),
             type=kind,
             choices=rules["choices"],
-            metavar=rules["metavar"],
+            metavar=metavar,
             help=text.replace("%", "%%"),
         )
     given = vars(parser.parse_args(arguments))

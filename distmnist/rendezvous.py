@@ -18,7 +18,7 @@ POLL = 0.02
 
 
 def meet(store: dist.Store, rank: int, size: int, timeout: float) -> dist.Store:
-    """Waits until all `size` processes of this attempt are here. Returns a store that only they know.
+    """Waits for rank 0, and rank 0 for all. Returns a store that only the processes of this attempt know.
 
     Raises RunError after `timeout` seconds; it names the ranks that did not come.
     """

@@ -75,6 +75,8 @@ class RunDirectory:
         if self.made and {entry.name for entry in self.path.iterdir()} <= {".lock"}:
             (self.path / ".lock").unlink(missing_ok=True)
             self.path.rmdir()
+            if self.path.parent == RUNS and not any(RUNS.iterdir()):
+                RUNS.rmdir()
 
     def holds_run(self) -> bool:
         return (self.path / "config.json").exists()

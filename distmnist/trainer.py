@@ -57,8 +57,8 @@ def fit(
 
     All ranks call it alike, with the data on `world.device`. Rank 0 calls `save` after every epoch, every
     `config.snapshot_steps`, and when a rank wished for it. `wishes` is asked before every step; all ranks act on what
-    any of them wished, after the same step. Raises RunError on all ranks if the loss or a weight is no longer finite;
-    no such state is saved.
+    any of them wished, after the same step. What `save` is given shares its tensors with the training: write it, or
+    copy it. Raises RunError on all ranks if the loss or a weight is no longer finite; no such state is saved.
     """
     trainer = Trainer(config, world, data, log or Silence(), save, wishes)
     if snapshot:

@@ -59,9 +59,8 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int) -
         (staged / folder.MANIFEST).write_bytes(folder.sealed(report | {"files": folder.digests(staged)}))
     failed.unlink(missing_ok=True)
     say_results(report)
-    say(
-        f"proved and written: {output}   next: python {output / 'predict.py'} {output}/{nets[-1].name}.pixels.onnx IMAGE"
-    )
+    say(f"proved and written: {output}")
+    say(f"next: python {output / 'predict.py'} {output / gate.names(nets[-1].name)['pixels']} IMAGE")
 
 
 def write(staged: Path, trained: Trained, metadata: dict[str, str], dataset: Dataset, without: set[str]) -> None:
@@ -144,7 +143,7 @@ def rebuild(path: Path, name: str, metadata: dict[str, str]) -> Trained:
 
 
 def find_digits(wanted: list[dict[str, Any]], data_dir: Path | None, run: Path) -> Dataset:
-    """The data set that the nets were tested on. Raises UsageError if it is not on this machine: there is no proof then.
+    """The data set that the nets were tested on. UsageError: it is not on this machine, so there is no proof.
 
     MNIST is looked for in `data_dir` or, unless that is given, where training looks for it and where it found it.
     """

@@ -460,6 +460,10 @@ def find_blob(depth: np.ndarray) -> tuple[np.ndarray, bool] | None:
     weak, strong = depth > max(0.25 * peak, 3 * noise), depth > 0.5 * peak
     pieces = list(connected(weak, strong))
     largest = max(pieces, key=np.count_nonzero)
+    # What runs off the image is a shadow's corner or the table's edge, if something else could be the digit.
+    inside = [piece for piece in pieces if not (piece[[0, -1]].any() or piece[:, [0, -1]].any())]
+    if inside and (other := max(inside, key=np.count_nonzero)).sum() > 0.15 * largest.sum():
+        pieces, largest = inside, other
     top, bottom, left, right = box(largest)
     near = max(1, round(0.08 * max(bottom - top, right - left)))
     everything = np.logical_or.reduce(pieces)
@@ -570,8 +574,7 @@ def centred(pixels: np.ndarray) -> np.ndarray:
     ink = pixels[top:bottom, left:right]
     out = np.zeros((SIDE, SIDE), np.uint8)
     row, column = (
-        min(max(round(CENTRE - at), 0), SIDE - size)
-        for at, size in zip(centre_of_mass(ink), ink.shape, strict=True)
+        min(max(round(CENTRE - at), 0), SIDE - size) for at, size in zip(centre_of_mass(ink), ink.shape, strict=True)
     )
     out[row : row + ink.shape[0], column : column + ink.shape[1]] = ink
     return out

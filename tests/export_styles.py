@@ -1,4 +1,4 @@
-"""Digits as people photograph and save them: each function makes an image file's content of one digit, uint8 [28, 28]."""
+"""Digits as people photograph and save them: each style makes an image file of one digit, uint8 [28, 28]."""
 
 import io
 

@@ -53,6 +53,9 @@ def prove(folder: Path, trained: Trained, metadata: dict[str, str], cases: list[
     entry = {
         "weights_sha256": trained.weights_sha256,
         "metadata": metadata,
+        "counters": {
+            name: tensor.tolist() for name, tensor in trained.net.state_dict().items() if not tensor.is_floating_point()
+        },
         "referee": {"smallest_margin": float(digits.margins.min()), "digit": int(digits.margins.argmin())},
         "files": entries,
     }

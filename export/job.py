@@ -113,7 +113,7 @@ def verify(path: Path, run: Path | None, data_dir: Path | None) -> None:
     if failures:
         raise ParityError(failures, where)
     metadata = {name: entry["metadata"] for name, entry in report["models"].items()}
-    nets = source.load(run)[0] if run else [rebuild(path, name, said) for name, said in metadata.items()]
+    nets = source.load(run)[0] if run else [rebuild(path, name, entry) for name, entry in report["models"].items()]
     if missing := metadata.keys() ^ {trained.name for trained in nets}:
         raise UsageError(f"{path} and {run} do not hold the same nets: {', '.join(sorted(missing))}")
     dataset = find_digits([report["dataset"]], data_dir, path.parent)
@@ -124,21 +124,22 @@ def verify(path: Path, run: Path | None, data_dir: Path | None) -> None:
     say(f"proved again: {path}, {len(report['files'])} files, each as parity.json says")
 
 
-def rebuild(path: Path, name: str, metadata: dict[str, str]) -> Trained:
-    """The net in <name>.onnx, made a torch net again. What that file lacks (counters) keeps its initial value."""
+def rebuild(path: Path, name: str, entry: dict[str, Any]) -> Trained:
+    """The net in <name>.onnx, made a torch net again; `entry` is what parity.json says of it.
+
+    The counters that no output depends on, and the file therefore lacks, come from the entry.
+    """
     file = path / gate.names(name)["logits"]
     try:
-        gate.check_model(content := file.read_bytes())
-        weights = onnx_file.weights(onnx.load_from_string(content))
-        options, dataset = json.loads(metadata["training_options"]), json.loads(metadata["dataset"])
+        content = file.read_bytes()
+        gate.check_model(content)
+        state: dict[str, Any] = dict(onnx_file.weights(onnx.load_from_string(content))) | entry["counters"]
+        options, dataset = (json.loads(entry["metadata"][key]) for key in ("training_options", "dataset"))
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{file} cannot be read: {error}") from error
     net = source.build(name, options, file)
-    state = {
-        key: torch.from_numpy(weights[key].copy()) if key in weights else value
-        for key, value in net.state_dict().items()
-    }
-    source.fill(net, state, file)
+    known = {key: torch.tensor(state[key]) for key in net.state_dict() if key in state}
+    source.fill(net, known, file)
     return Trained(name, net, weights_sha256(net.state_dict()), options, dataset, None)
 
 

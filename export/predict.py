@@ -582,7 +582,7 @@ def centred(pixels: np.ndarray) -> np.ndarray:
 
 def drawing(pixels: np.ndarray) -> str:
     """uint8 [28, 28] as 28 lines of text."""
-    return "\n".join("".join(2 * " .:-=+*#%@"[value * 10 // 256] for value in row) for row in pixels)
+    return "\n".join("".join(2 * " .:-=+*#%@"[value * 10 // 256] for value in row.tolist()) for row in pixels)
 
 
 # The command ---------------------------------------------------------------------------------------------------------

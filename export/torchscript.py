@@ -33,7 +33,9 @@ def to_torchscript(net: nn.Module) -> bytes:
     """<model>.torchscript.pt: normalised images, float32 [n, 1, 28, 28] -> logits, float32 [n, 10]."""
     with quiet(), torch.no_grad():
         # The trace is checked by the parity gate, over every digit and batch size, not by torch on the example.
-        module = torch.jit.freeze(torch.jit.trace(net, torch.zeros(2, 1, 28, 28), check_trace=False))
+        traced = torch.jit.trace(net, torch.zeros(2, 1, 28, 28), check_trace=False)
+        # With optimize_numerics it would fold batch normalisation into the weights: others than the trained ones.
+        module = torch.jit.freeze(traced, optimize_numerics=False)
         buffer = io.BytesIO()
         torch.jit.save(module, buffer)
     return without_debug_records(buffer.getvalue())

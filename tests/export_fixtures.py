@@ -54,6 +54,18 @@ def deployed(exported: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported_mlp(trained_run: Path) -> Path:
+    """The smaller net's export alone, for the tests that prove it again."""
+    assert command.main([str(trained_run / "mlp")]) == 0
+    return trained_run / "mlp" / "export"
+
+
+@pytest.fixture
+def deployed_mlp(exported_mlp: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported_mlp, tmp_path / "deployed"))
+
+
+@pytest.fixture(scope="session")
 def predictor(exported: Path) -> Predictor:
     return Predictor(exported / "cnn.pixels.onnx")
 

@@ -192,9 +192,9 @@ def verify(path: Path, *more: str) -> int:
     return command.main(["--verify", str(path), *more])
 
 
-def test_verify_proves_a_folder_that_was_carried_elsewhere(trained_run, deployed: Path, capsys) -> None:
-    assert verify(deployed) == 0
-    assert verify(deployed, str(trained_run)) == 0
+def test_verify_proves_a_folder_that_was_carried_elsewhere(trained_run: Path, deployed_mlp: Path, capsys) -> None:
+    assert verify(deployed_mlp) == 0
+    assert verify(deployed_mlp, str(trained_run / "mlp")) == 0
     assert len(capsys.readouterr().out.splitlines()) <= 2 * 8
 
 
@@ -228,36 +228,22 @@ def test_verify_notices_files_that_are_missing_or_stale(deployed: Path, capsys) 
     assert "cnn.onnx is missing" in errors
 
 
-def reseal(deployed: Path, change: Callable[[dict], None] = lambda report: None) -> None:
-    """Makes the manifest fit the files again, as somebody would who wants to deceive."""
-    report = json.loads((deployed / "parity.json").read_bytes())
-    report["files"] = folder.digests(deployed)
-    change(report)
-    (deployed / "parity.json").write_bytes(folder.sealed(report))
-
-
-def test_verify_is_not_deceived_by_a_manifest_made_to_fit(deployed: Path, capsys) -> None:
-    shutil.copy(deployed / "cnn.pixels.onnx", deployed / "mlp.pixels.onnx")
-    reseal(deployed)
-    assert verify(deployed) == 3
+def test_verify_is_not_deceived_by_a_manifest_made_to_fit(exported: Path, deployed_mlp: Path, capsys) -> None:
+    """Somebody swaps the net in one file, and writes the new digests into parity.json too."""
+    shutil.copy(exported / "cnn.pixels.onnx", deployed_mlp / "mlp.pixels.onnx")
+    report = json.loads((deployed_mlp / "parity.json").read_bytes())
+    report["files"] = folder.digests(deployed_mlp)
+    (deployed_mlp / "parity.json").write_bytes(folder.sealed(report))
+    assert verify(deployed_mlp) == 3
     assert "mlp.pixels.onnx: " in capsys.readouterr().err
 
 
-def test_verify_against_the_run_finds_another_nets_export(trained_run, deployed: Path, tmp_path, capsys) -> None:
-    """Consistent in itself, but not what this run trained."""
-    other = tmp_path / "other"
-    shutil.copytree(trained_run / "cnn", other / "cnn")
-    net = source.build("mlp", {}, Path("other"))
-    snapshot = {
-        "model": net.state_dict(),
-        "train": {},
-        "config": {"model": "mlp"},
-        "result": None,
-        "dataset": load_sample().describe(),
-    }
-    (other / "mlp").mkdir()
-    (other / "mlp" / "last.pt").write_bytes(checkpoint.to_bytes(snapshot))
-    assert verify(deployed, str(other)) == 3
+def test_verify_against_a_run_finds_another_runs_export(deployed_mlp: Path, tmp_path: Path, capsys) -> None:
+    """The folder is consistent in itself, but not what this run trained."""
+    state = source.build("mlp", {}, Path("other")).state_dict()
+    of = {"config": {"model": "mlp"}, "dataset": load_sample().describe(), "result": None}
+    (tmp_path / "other.pt").write_bytes(checkpoint.to_bytes({"model": state, "train": {}} | of))
+    assert verify(deployed_mlp, str(tmp_path / "other.pt")) == 3
     assert "mlp: the weights are not those that were exported" in capsys.readouterr().err
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -148,8 +147,3 @@ def prove_sample(folder: Path, model: str, cases: list[Case]) -> list[str]:
         if not same or not np.allclose(there, mine, rtol=0, atol=0 if name == "input_0.pb" else parity.BOUND):
             failures.append(f"{name} is not what the net was asked or what it answered")
     return failures
-
-
-def accuracy(digits: Case, labels: torch.Tensor) -> float:
-    """Of the net itself, on these digits, here."""
-    return float((digits.labels == labels.numpy()).mean())

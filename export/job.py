@@ -19,7 +19,8 @@ from distmnist.data import Dataset
 from . import folder, gate, onnx_file, parity, provenance, reference, source, torchscript
 from .source import Trained
 
-REQUIREMENTS = "onnxruntime>=1.17\nnumpy>=1.26\nPillow>=10\n"
+OLDEST_RUNTIME = "1.15"
+"""The oldest ONNX Runtime that was tried on files of the default opset, and the first with a wheel for Python 3.11."""
 
 
 class ParityError(Exception):
@@ -51,7 +52,7 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int) -
             write(staged, trained, metadata[trained.name], dataset, set(without))
         here = Path(__file__).parent
         (staged / "predict.py").write_bytes((here / "predict.py").read_bytes())
-        (staged / "requirements.txt").write_text(REQUIREMENTS)
+        (staged / "requirements.txt").write_text(requirements(opset))
         report, failures = prove(staged, nets, metadata, dataset, without)
         if failures:
             write_atomically(failed, folder.dump(report | {"failures": failures}))
@@ -61,6 +62,12 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int) -
     say_results(report)
     say(f"proved and written: {output}")
     say(f"next: python {output / 'predict.py'} {output / gate.names(nets[-1].name)['pixels']} IMAGE")
+
+
+def requirements(opset: int) -> str:
+    """Of predict.py. A newer opset than the default needs a newer runtime: the one that proved it is known to do."""
+    runtime = OLDEST_RUNTIME if opset == onnx_file.DEFAULT_OPSET else onnxruntime.__version__
+    return f"onnxruntime>={runtime}\nnumpy>=1.24\nPillow>=10\n"
 
 
 def write(staged: Path, trained: Trained, metadata: dict[str, str], dataset: Dataset, without: set[str]) -> None:

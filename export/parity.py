@@ -18,8 +18,9 @@ bound of the logits, and 16 u for the exponentials, their sum and the division.
 A label may differ only where the float64 referee itself cannot tell: its top two logits are closer than the bound.
 """
 
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -105,15 +106,15 @@ def compare_runs(kind: str, runners: dict[str, Runner], cases: list[Case]) -> tu
     return {"worst": worst, "runs": runs}, failures
 
 
-class one_torch_thread:
+@contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
     """torch's threads inside the gate's own would fight over the cores."""
-
-    def __enter__(self) -> None:
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def answers(run: Runner, case: Case, batch: int) -> Outputs:

@@ -33,69 +33,13 @@ MAX_PIXELS = 50_000_000
 
 OPSETS = range(18, 26)
 OPERATORS = frozenset(
-    [
-        "Abs",
-        "Add",
-        "ArgMax",
-        "AveragePool",
-        "BatchNormalization",
-        "Cast",
-        "Celu",
-        "Clip",
-        "Concat",
-        "Constant",
-        "Conv",
-        "DequantizeLinear",
-        "Div",
-        "Dropout",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Flatten",
-        "Gather",
-        "Gelu",
-        "Gemm",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "GroupNormalization",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "InstanceNormalization",
-        "LayerNormalization",
-        "LeakyRelu",
-        "Log",
-        "LogSoftmax",
-        "MatMul",
-        "Max",
-        "MaxPool",
-        "Min",
-        "Mish",
-        "Mul",
-        "Neg",
-        "PRelu",
-        "Pad",
-        "Pow",
-        "QuantizeLinear",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceSum",
-        "Relu",
-        "Reshape",
-        "Selu",
-        "Shape",
-        "Sigmoid",
-        "Slice",
-        "Softmax",
-        "Softplus",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Swish",
-        "Tanh",
-        "Transpose",
-        "Unsqueeze",
-    ]
+    """
+    Abs Add ArgMax AveragePool BatchNormalization Cast Celu Clip Concat Constant Conv DequantizeLinear Div Dropout
+    Elu Erf Exp Flatten Gather Gelu Gemm GlobalAveragePool GlobalMaxPool GroupNormalization HardSigmoid HardSwish
+    Identity InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mish Mul Neg
+    PRelu Pad Pow QuantizeLinear ReduceMax ReduceMean ReduceSum Relu Reshape Selu Shape Sigmoid Slice Softmax
+    Softplus Sqrt Squeeze Sub Swish Tanh Transpose Unsqueeze
+    """.split()  # noqa: SIM905 - as a list it would take a line each
 )
 """What a feed-forward net is made of: no control flow, no functions, nothing that reads files or makes large tensors
 from small numbers."""
@@ -118,8 +62,10 @@ class PredictError(ValueError):
 # The model -----------------------------------------------------------------------------------------------------------
 
 
-def message(data: bytes) -> Iterator[tuple[int, Any]]:
+def message(data: bytes | int) -> Iterator[tuple[int, Any]]:
     """(field number, value) of a protobuf message: int, or bytes for whatever has a length. PredictError: malformed."""
+    if isinstance(data, int):
+        raise PredictError("the model is no ONNX file: a number where a message should be")
 
     def varint() -> int:
         nonlocal at
@@ -148,6 +94,14 @@ def message(data: bytes) -> Iterator[tuple[int, Any]]:
         raise PredictError("the model is no whole ONNX file") from None
 
 
+def text(fields: Iterable[tuple[int, Any]], number: int) -> str:
+    """The string in field `number`, "" if it is absent; fit to be printed, whatever a stranger put there."""
+    found = [value for at, value in fields if at == number]
+    if any(isinstance(value, int) for value in found) or len(found) > 1:
+        raise PredictError("the model is no ONNX file: a name is no text, or is given twice")
+    return repr(found[0].decode(errors="replace")[:100])[1:-1] if found else ""
+
+
 def check_model(content: bytes) -> None:
     """Raises PredictError for an ONNX file with anything in it that a plain net does not need.
 
@@ -166,11 +120,13 @@ def check_model(content: bytes) -> None:
         if number in (20, 25):
             raise PredictError("the model carries functions or training information, which no exported net has")
         if number == 8:
-            opset = dict(message(value))
-            domain, version = opset.get(1, b""), opset.get(2, 0)
-            if domain or version not in OPSETS:
-                name = domain.decode(errors="replace") or "ai.onnx"
-                raise PredictError(f"the model needs opset {name} {version}; {OPSETS[0]} to {OPSETS[-1]} are read")
+            fields = list(message(value))
+            domain, versions = text(fields, 1), [version for at, version in fields if at == 2]
+            if domain or len(versions) != 1 or versions[0] not in OPSETS:
+                version = ", ".join(map(str, versions)) or "unknown"
+                raise PredictError(
+                    f"the model needs opset {domain or 'ai.onnx'} {version}; {OPSETS[0]} to {OPSETS[-1]} are read"
+                )
             opsets += 1
         if number != 7:
             continue
@@ -183,8 +139,7 @@ def check_model(content: bytes) -> None:
             if part != 1:
                 continue
             fields = list(message(node))
-            operator = b"".join(v for n, v in fields if n == 4).decode(errors="replace")
-            domain = b"".join(v for n, v in fields if n == 7).decode(errors="replace")
+            operator, domain = text(fields, 4), text(fields, 7)
             if domain or operator not in OPERATORS:
                 raise PredictError(
                     f"the model uses the operator {domain + '.' if domain else ''}{operator},"
@@ -226,10 +181,10 @@ def read_limited(file: Any, limit: int, name: str) -> bytes:
 class Predictor:
     """An exported net, ready to answer: `Predictor("cnn.pixels.onnx").predict(pixels)`."""
 
-    def __init__(self, model: str | os.PathLike[str] | bytes, *, threads: int = 1) -> None:
+    def __init__(self, model: str | os.PathLike[str] | bytes, *, threads: int | None = None) -> None:
         """model: an exported file, <model>.pixels.onnx or <model>.onnx, or the content of one.
 
-        One thread answers a single image soonest. Raises PredictError: absent, hostile, or no exported net.
+        threads: default `default_threads()`. Raises PredictError: absent, hostile, or no exported net.
         """
         if isinstance(model, bytes):
             name, content = "the model", model
@@ -247,7 +202,7 @@ class Predictor:
                 raise PredictError(str(error).replace("the model", name, 1)) from error
         try:
             self.session = onnxruntime.InferenceSession(
-                content, session_options(threads), providers=["CPUExecutionProvider"]
+                content, session_options(threads or default_threads()), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime has an exception for each of its codes, and no common base
             raise PredictError(f"{name} cannot be loaded: {str(error).strip().splitlines()[0][:200]}") from error
@@ -275,7 +230,10 @@ class Predictor:
 
     def read(self, image: "str | os.PathLike[str] | bytes | Image") -> "Reading":
         """The digit on one image: a path, a file's content, or a Pillow image. PredictError: it cannot be read."""
-        pixels, remarks = prepare(open_image(image))
+        try:
+            pixels, remarks = prepare(open_image(image))
+        except PredictError as error:
+            raise PredictError(f"{image if isinstance(image, str | os.PathLike) else 'the image'} {error}") from error
         return Reading(self.predict(pixels[None])[0], pixels, remarks)
 
 
@@ -301,7 +259,13 @@ class Reading:
         return [(int(digit), float(self.probabilities[digit])) for digit in order]
 
 
-def session_options(threads: int = 1) -> onnxruntime.SessionOptions:
+def default_threads() -> int:
+    """The cores this process may use, four at most: with two, one image and 256 were both answered soonest by two."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(4, len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
     """All optimisations, as many threads as asked; benchmarks/inference.py measured them against the others."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -604,7 +568,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="one JSON object an image, one image a line")
     parser.add_argument("--top", type=int, default=1, metavar="K", help="name the K likeliest digits (default: 1)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a run (default: 64)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the cores, 4 at most)")
     parser.add_argument(
         "--min-probability", type=float, default=0.0, metavar="P", help="below it the answer is unsure (default: 0)"
     )
@@ -614,7 +578,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise PredictError(f"--top {given.top} must be 1 to 10")
     if not 1 <= given.batch_size <= 1024:
         raise PredictError(f"--batch-size {given.batch_size} must be 1 to 1024")
-    if not 1 <= given.threads <= 1024:
+    if given.threads is not None and not 1 <= given.threads <= 1024:
         raise PredictError(f"--threads {given.threads} must be 1 to 1024")
     if not 0 <= given.min_probability <= 1:
         raise PredictError(f"--min-probability {given.min_probability} must be 0 to 1")

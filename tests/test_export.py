@@ -22,7 +22,7 @@ from torch import nn
 from distmnist import checkpoint, data, models
 from distmnist.data import normalise
 from export import __main__ as command
-from export import onnx_file, source, torchscript
+from export import onnx_file, predict, source, torchscript
 
 pytest_plugins = ["export_fixtures"]
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,8 +112,9 @@ def test_an_opset_out_of_range_is_refused(trained_run: Path, opset: str, capsys:
     assert lines(capsys.readouterr().err) == [f"distmnist: --opset {opset} must be 18 to 25"]
 
 
-def test_the_range_on_the_command_line_is_the_exporters(trained_run: Path) -> None:
+def test_the_range_on_the_command_line_is_the_exporters_and_predicts() -> None:
     assert (command.OPSETS, command.DEFAULT_OPSET) == (onnx_file.OPSETS, onnx_file.DEFAULT_OPSET)
+    assert predict.OPSETS == onnx_file.OPSETS
 
 
 def test_the_same_snapshot_gives_the_same_bytes_from_any_folder_and_no_path(

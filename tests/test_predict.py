@@ -276,6 +276,21 @@ def test_a_model_cut_short_anywhere_is_refused(exported: Path) -> None:
             Predictor(content[:size])
 
 
+def test_a_model_with_random_bytes_changed_is_refused_or_still_a_model(exported: Path) -> None:
+    """No other exception than PredictError comes out, whatever the bytes."""
+    content = (exported / "mlp.pixels.onnx").read_bytes()
+    draw = np.random.default_rng(0)
+    structure = [*range(200), *range(len(content) - 4000, len(content))]
+    for _ in range(400):
+        spoilt = bytearray(content)
+        for place in draw.choice(structure, 3):
+            spoilt[place] = draw.integers(256)
+        try:
+            predict.check_model(bytes(spoilt))
+        except PredictError as error:
+            assert len(str(error).splitlines()) == 1
+
+
 def test_in_a_deploy_folder_the_manifest_decides(deployed: Path, folder: Path, capsys) -> None:
     image = str(folder / "0.png")
     shutil.copy(deployed / "mlp.onnx", deployed / "stranger.onnx")

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 job.export(given.path, given.output, given.data_dir, given.opset or DEFAULT_OPSET)
         except job.ParityError as error:
-            return failed(error)
+            return failed(error.failures, error.where)
         return 0
     except UsageError as error:
         return fail(str(error), 2)
@@ -66,11 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def failed(error) -> int:
-    for line in error.failures[:LINES]:
+def failed(failures: list[str], where: str) -> int:
+    for line in failures[:LINES]:
         print(f"FAILED {line}", file=sys.stderr)
-    more = len(error.failures) - LINES
-    return fail(f"{error.where}" + (f" ({more} more failures)" if more > 0 else ""), 3)
+    more = len(failures) - LINES
+    return fail(where + (f" ({more} more failures)" if more > 0 else ""), 3)
 
 
 def fail(message: str, code: int) -> int:

@@ -119,12 +119,16 @@ def verify(path: Path, run: Path | None, data_dir: Path | None) -> None:
     report, failures = folder.read(path)
     if failures:
         raise ParityError(failures, where)
-    metadata = {name: entry["metadata"] for name, entry in report["models"].items()}
+    try:
+        metadata = {name: entry["metadata"] for name, entry in report["models"].items()}
+        tested_on, without = {"name": report["dataset"]["name"]}, dict(report["without"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UsageError(f"{path / folder.MANIFEST} lacks what an export says: {error}") from error
     nets = source.load(run)[0] if run else [rebuild(path, name, entry) for name, entry in report["models"].items()]
     if missing := metadata.keys() ^ {trained.name for trained in nets}:
         raise UsageError(f"{path} and {run} do not hold the same nets: {', '.join(sorted(missing))}")
-    dataset = find_digits([report["dataset"]], data_dir, path.parent)
-    again, failures = prove(path, nets, metadata, dataset, report["without"])
+    dataset = find_digits([tested_on], data_dir, path.parent)
+    again, failures = prove(path, nets, metadata, dataset, without)
     if failures:
         raise ParityError(failures, where)
     say_results(again)

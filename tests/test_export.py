@@ -308,7 +308,8 @@ def bomb(path: Path) -> None:
         (bomb, "too large for a snapshot"),
     ],
 )
-def test_a_hostile_snapshot_is_one_line_and_2(spoil, message: str, tmp_path: Path, capsys) -> None:
+def test_a_hostile_snapshot_is_one_line_and_2(spoil, message: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(source, "MAX_BYTES", 2**20)  # so that the bomb is soon made
     path = tmp_path / "snapshot.pt"
     spoil(path)
     assert command.main([str(path)]) == 2

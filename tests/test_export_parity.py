@@ -238,6 +238,13 @@ def test_verify_is_not_deceived_by_a_manifest_made_to_fit(exported: Path, deploy
     assert "mlp.pixels.onnx: " in capsys.readouterr().err
 
 
+def test_a_manifest_that_lacks_entries_is_one_line_and_2(tmp_path: Path, capsys) -> None:
+    (tmp_path / "parity.json").write_bytes(folder.sealed({"schema": 1, "sha256": "", "files": {}}))
+    assert verify(tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "lacks what an export says" in line
+
+
 def test_verify_against_a_run_finds_another_runs_export(deployed_mlp: Path, tmp_path: Path, capsys) -> None:
     """The folder is consistent in itself, but not what this run trained."""
     state = source.build("mlp", {}, Path("other")).state_dict()

@@ -201,8 +201,9 @@ def say_results(report: dict[str, Any]) -> None:
             (e["worst"] | {"file": name} for name, e in entry["files"].items() if "pixels" not in name),
             key=lambda one: one["worst_error"],
         )
-        agree = min(e["worst"]["labels_agree"] for e in entry["files"].values())
-        excused = sorted({index for e in entry["files"].values() for run in e["runs"] for index in run["excused"]})
+        runs = [run for e in entry["files"].values() for run in e["runs"]]
+        agree = min(run["labels_agree"] for run in runs if run["case"] == worst["case"])
+        excused = sorted({index for run in runs if run["case"] == worst["case"] for index in run["excused"]})
         say(
             f"{model}: {len(entry['files'])} files, {agree:,} of {worst['count']:,} labels agree"
             + (f" (referee undecided: {excused[:5]})" if excused else "")

@@ -1,0 +1,82 @@
+"""The command: python -m export RUN_OR_SNAPSHOT, or python -m export --verify DIR. Installed: distmnist-export.
+
+Exit codes: 0 done and proved; 1 failed; 2 wrong usage or input; 3 parity failed; 130 SIGINT.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from distmnist.config import Parser, RunError, UsageError
+
+OPSETS, DEFAULT_OPSET = range(18, 26), 18
+LINES = 6
+"""Failures named on the console; the others are in the report."""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line. Raises UsageError; `--help` prints and exits."""
+    parser = Parser(
+        prog="export",
+        usage="python -m export RUN_OR_SNAPSHOT [options]\n"
+        "       python -m export --verify DIR [RUN_OR_SNAPSHOT] [--data-dir DIR]",
+        description="Exports trained nets and proves that the files decide as the nets do, on every test digit.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "path", nargs="?", type=Path, metavar="RUN_OR_SNAPSHOT", help="a run's directory, or a .pt file"
+    )
+    parser.add_argument("--verify", type=Path, metavar="DIR", help="prove an exported folder again; writes nothing")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where the files go (default: RUN/export)")
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="where MNIST is (default: $DISTMNIST_DATA, ./data, the run's)"
+    )
+    parser.add_argument(
+        "--opset", type=int, metavar="N", help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})"
+    )
+    given = parser.parse_args(arguments)
+    if given.verify is None and given.path is None:
+        raise UsageError("name a run's directory or a snapshot; --help lists the options")
+    if given.verify and (given.output or given.opset):
+        raise UsageError("--verify writes nothing: leave out --output and --opset")
+    if given.opset is not None and given.opset not in OPSETS:
+        raise UsageError(f"--opset {given.opset} must be {OPSETS[0]} to {OPSETS[-1]}")
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        given = parse(arguments)
+        from . import job  # imports torch and onnx: 2 s that a mistyped option need not take
+
+        try:
+            if given.verify:
+                job.verify(given.verify, given.path, given.data_dir)
+            else:
+                job.export(given.path, given.output, given.data_dir, given.opset or DEFAULT_OPSET)
+        except job.ParityError as error:
+            return failed(error.failures, error.where)
+        return 0
+    except UsageError as error:
+        return fail(str(error), 2)
+    except RunError as error:
+        return fail(str(error), 1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def failed(failures: list[str], where: str) -> int:
+    for line in failures[:LINES]:
+        print(f"FAILED {line}", file=sys.stderr)
+    more = len(failures) - LINES
+    return fail(where + (f" ({more} more failures)" if more > 0 else ""), 3)
+
+
+def fail(message: str, code: int) -> int:
+    print(f"distmnist: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

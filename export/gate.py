@@ -1,0 +1,149 @@
+"""Everything that an exported net's files must be: format, provenance, weights, and parity. Returns what it found."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from . import onnx_file, parity, torchscript
+from .predict import SIGNATURES, PredictError, check_model, signature
+from .reference import Case
+from .source import Trained
+
+SAMPLE = 8
+"""Digits in test_data_set_0, and those that the slow reference evaluator is asked."""
+
+Finding = tuple[dict[str, Any], list[str]]
+"""A file's entry in parity.json, and its failures, one line each."""
+
+
+def names(model: str) -> dict[str, str]:
+    """kind -> the file of it in the folder."""
+    return {"logits": f"{model}.onnx", "pixels": f"{model}.pixels.onnx", "torchscript": f"{model}.torchscript.pt"}
+
+
+def prove(folder: Path, trained: Trained, metadata: dict[str, str], cases: list[Case], without: set[str]) -> Finding:
+    """Reloads the net's files from `folder` and proves them; `cases`: the test digits first, then the probes.
+
+    without: kinds that this export has not. Failures name the file.
+    """
+    entries, failures = {}, []
+    checks: dict[str, Callable[[bytes], Finding]] = {
+        "logits": lambda content: prove_onnx(content, "logits", trained, metadata, cases),
+        "pixels": lambda content: prove_onnx(content, "pixels", trained, metadata, cases),
+        "torchscript": lambda content: prove_torchscript(content, trained, cases),
+    }
+    if metadata["weights_sha256"] != trained.weights_sha256:
+        failures.append(f"{trained.name}: the weights are not those that were exported")
+    for kind, name in names(trained.name).items():
+        if kind in without:
+            continue
+        try:
+            entries[name], wrong = checks[kind]((folder / name).read_bytes())
+        except OSError as error:
+            wrong = [f"cannot be read: {error.strerror}"]
+        failures += [f"{name}: {failure}" for failure in wrong]
+    failures += [f"{trained.name}/test_data_set_0: {failure}" for failure in prove_sample(folder, trained.name, cases)]
+    digits = cases[0]
+    entry = {
+        "weights_sha256": trained.weights_sha256,
+        "metadata": metadata,
+        "counters": {
+            name: tensor.tolist() for name, tensor in trained.net.state_dict().items() if not tensor.is_floating_point()
+        },
+        "referee": {"smallest_margin": float(digits.margins.min()), "digit": int(digits.margins.argmin())},
+        "files": entries,
+    }
+    return entry, failures
+
+
+def prove_onnx(content: bytes, kind: str, trained: Trained, metadata: dict[str, str], cases: list[Case]) -> Finding:
+    try:
+        check_model(content)
+        model = onnx.load_from_string(content)
+        onnx.checker.check_model(model, full_check=True)
+    except PredictError as error:
+        return {}, [str(error)]
+    except Exception as error:  # protobuf's, the checker's and the shape inference's, with no common base
+        return {}, [f"the ONNX checker refuses it: {str(error).strip().splitlines()[0]}"]
+    failures = [
+        f"opset {entry.version}, not {metadata['opset']}"
+        for entry in model.opset_import
+        if str(entry.version) != metadata["opset"]
+    ]
+    if model.ir_version != onnx.helper.find_min_ir_version_for(model.opset_import):
+        failures.append(f"IR version {model.ir_version}, not the least that opset {metadata['opset']} needs")
+    if {entry.key: entry.value for entry in model.metadata_props} != metadata:
+        failures.append("its metadata are not those of the trained net")
+    wrong = onnx_file.wrong_weights(model, trained.net.state_dict())
+    failures += [f"{name} is not what was trained, bit for bit" for name in wrong]
+    try:
+        sessions = {level: parity.session(content, level) for level in parity.LEVELS}
+    except Exception as error:  # ONNX Runtime has an exception for each of its codes, and no common base
+        return {}, [*failures, f"ONNX Runtime refuses it: {str(error).strip().splitlines()[0]}"]
+    if (seen := signature(sessions["off"])) != SIGNATURES[kind]:
+        return {}, [*failures, f"inputs and outputs are {seen}, not {SIGNATURES[kind]}"]
+    entry, wrong = parity.compare_runs(
+        kind, {level: parity.onnx_runner(loaded, kind) for level, loaded in sessions.items()}, cases
+    )
+    failures += wrong
+    evaluator = ask_evaluator(model, kind, cases[0])
+    if "failure" in evaluator:
+        failures.append(f"the ONNX reference evaluator: {evaluator['failure']}")
+    return {"opset": int(metadata["opset"]), "ir_version": model.ir_version, "evaluator": evaluator, **entry}, failures
+
+
+def ask_evaluator(model: onnx.ModelProto, kind: str, digits: Case) -> dict[str, Any]:
+    """The file as ONNX's own Python implementation of its operators reads it, on the first few digits."""
+    few = first(digits)
+    names = [end.name for end in model.graph.output]
+    feed = {"pixels": few.pixels} if kind == "pixels" else {"input": few.images}
+    try:
+        return parity.measure(few, dict(zip(names, ReferenceEvaluator(model).run(None, feed), strict=True)))
+    except Exception as error:  # a file that it cannot run is a file that does not pass
+        return {"failure": f"{type(error).__name__}: {str(error).strip()[:200]}"}
+
+
+def first(case: Case, count: int = SAMPLE) -> Case:
+    pixels = None if case.pixels is None else case.pixels[:count]
+    return Case(case.name, pixels, case.images[:count], case.logits[:count], case.referee[:count], case.is_digits)
+
+
+def prove_torchscript(content: bytes, trained: Trained, cases: list[Case]) -> Finding:
+    try:
+        module = torchscript.load(content)
+    except RuntimeError as error:
+        return {}, [f"torch.jit.load refuses it: {str(error).strip().splitlines()[0]}"]
+    wrong = torchscript.wrong_weights(module, trained.net.state_dict())
+    entry, failures = parity.compare_runs("logits", {"torchscript": parity.torchscript_runner(module)}, cases)
+    return entry, [f"{name} is not what was trained, bit for bit" for name in wrong] + failures
+
+
+def sample(digits: Case) -> dict[str, bytes]:
+    """test_data_set_0 of <model>.onnx, as the ONNX model zoo lays it out: file -> a TensorProto."""
+    few = first(digits)
+    return {
+        "input_0.pb": numpy_helper.from_array(few.images, "input").SerializeToString(),
+        "output_0.pb": numpy_helper.from_array(few.logits, "logits").SerializeToString(),
+    }
+
+
+def prove_sample(folder: Path, model: str, cases: list[Case]) -> list[str]:
+    failures = []
+    for name, content in sample(cases[0]).items():
+        try:
+            there, mine = (
+                numpy_helper.to_array(onnx.load_tensor_from_string(data))
+                for data in ((folder / model / "test_data_set_0" / name).read_bytes(), content)
+            )
+        except Exception as error:  # OSError, or whatever protobuf makes of a damaged file
+            failures.append(f"{name} cannot be read: {str(error).strip().splitlines()[0]}")
+            continue
+        same = there.shape == mine.shape and there.dtype == mine.dtype
+        if not same or not np.allclose(there, mine, rtol=0, atol=0 if name == "input_0.pb" else parity.BOUND):
+            failures.append(f"{name} is not what the net was asked or what it answered")
+    return failures

@@ -1,0 +1,222 @@
+"""One export, or one proof of an exported folder: find the nets and the digits, write, prove, publish."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+import onnx
+import onnxruntime
+import torch
+
+from distmnist import __version__, data
+from distmnist.checkpoint import weights_sha256, write_atomically
+from distmnist.config import UsageError
+from distmnist.data import Dataset
+
+from . import folder, gate, onnx_file, parity, provenance, reference, source, torchscript
+from .source import Trained
+
+OLDEST_RUNTIME = "1.15"
+"""The oldest ONNX Runtime that was tried on files of the default opset, and the first with a wheel for Python 3.11."""
+
+
+class ParityError(Exception):
+    """The files do not decide as the nets do: one line a failure, each naming its file. Exit code 3."""
+
+    def __init__(self, failures: list[str], where: str) -> None:
+        super().__init__(where)
+        self.failures, self.where = failures, where
+
+
+def export(path: Path, output: Path | None, data_dir: Path | None, opset: int) -> None:
+    """Exports every net in `path`. Raises UsageError, RunError, and ParityError: then `output` is as it was before."""
+    nets, warnings = source.load(path)
+    for warning in warnings:
+        warn(warning)
+    for trained in nets:
+        if trained.result is None:
+            warn(f"{trained.name} is not finished: its training was interrupted")
+    dataset = find_digits([trained.dataset for trained in nets], data_dir, path)
+    output = output or (path if path.is_dir() else path.parent) / "export"
+    failed = output.with_name(f"{output.name}-failed.json")
+    metadata = {trained.name: provenance.describe(trained, opset) for trained in nets}
+    without: dict[str, str] = {}
+    if reason := torchscript.refusal():
+        warn(f"no TorchScript: {reason}")
+        without["torchscript"] = reason
+    with folder.staging(output) as staged:
+        for trained in nets:
+            write(staged, trained, metadata[trained.name], dataset, set(without))
+        here = Path(__file__).parent
+        (staged / "predict.py").write_bytes((here / "predict.py").read_bytes())
+        (staged / "requirements.txt").write_text(requirements(opset))
+        report, failures = prove(staged, nets, metadata, dataset, without)
+        if failures:
+            write_atomically(failed, folder.dump(report | {"failures": failures}))
+            raise ParityError(failures, f"nothing was exported to {output}; the measurements are in {failed}")
+        (staged / folder.MANIFEST).write_bytes(folder.sealed(report | {"files": folder.digests(staged)}))
+    failed.unlink(missing_ok=True)
+    say_results(report)
+    say(f"proved and written: {output}")
+    say(f"next: python {output / 'predict.py'} {output / gate.names(nets[-1].name)['pixels']} IMAGE")
+
+
+def requirements(opset: int) -> str:
+    """Of predict.py. A newer opset than the default needs a newer runtime: the one that proved it is known to do."""
+    runtime = OLDEST_RUNTIME if opset == onnx_file.DEFAULT_OPSET else onnxruntime.__version__
+    return f"onnxruntime>={runtime}\nnumpy>=1.24\nPillow>=10\n"
+
+
+def write(staged: Path, trained: Trained, metadata: dict[str, str], dataset: Dataset, without: set[str]) -> None:
+    """Every file of one net, not yet proved."""
+    opset, names = int(metadata["opset"]), gate.names(trained.name)
+    (staged / names["logits"]).write_bytes(onnx_file.logits_model(trained.net, opset, metadata))
+    (staged / names["pixels"]).write_bytes(onnx_file.pixels_model(trained.net, opset, metadata))
+    if "torchscript" not in without:
+        (staged / names["torchscript"]).write_bytes(torchscript.to_torchscript(trained.net))
+    few = reference.ask(trained.net, "digits", dataset.test.images[: gate.SAMPLE], is_digits=True)
+    target = staged / trained.name / "test_data_set_0"
+    target.mkdir(parents=True)
+    for name, content in gate.sample(few).items():
+        (target / name).write_bytes(content)
+
+
+def prove(
+    where: Path, nets: list[Trained], metadata: dict[str, dict[str, str]], dataset: Dataset, without: dict[str, str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The report for parity.json, without the files' digests, and the failures of all nets."""
+    entries, failures = {}, []
+    for trained in nets:
+        cases = [
+            reference.ask(trained.net, "digits", dataset.test.images, is_digits=True),
+            *reference.probes(trained.net),
+        ]
+        entries[trained.name], wrong = gate.prove(where, trained, metadata[trained.name], cases, set(without))
+        entries[trained.name]["test_accuracy_here"] = float((cases[0].labels == dataset.test.labels.numpy()).mean())
+        failures += wrong
+    report = {
+        "schema": folder.SCHEMA,
+        "sha256": "",
+        "versions": versions(),
+        "dataset": dataset.describe(),
+        "bound": parity.BOUND,
+        "batches": parity.BATCHES,
+        "levels": list(parity.LEVELS),
+        "without": without,
+        "models": entries,
+    }
+    return report, failures
+
+
+def verify(path: Path, run: Path | None, data_dir: Path | None) -> None:
+    """Proves the exported folder `path` again: its manifest, then its nets, rebuilt from their own ONNX files or, if
+    `run` is given, from their snapshots. Writes nothing. Raises UsageError, and ParityError.
+    """
+    where = f"{path} is not what was proved; export the run again"
+    report, failures = folder.read(path)
+    if failures:
+        raise ParityError(failures, where)
+    try:
+        metadata = {name: entry["metadata"] for name, entry in report["models"].items()}
+        tested_on, without = {"name": report["dataset"]["name"]}, dict(report["without"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UsageError(f"{path / folder.MANIFEST} lacks what an export says: {error}") from error
+    nets = source.load(run)[0] if run else [rebuild(path, name, entry) for name, entry in report["models"].items()]
+    if missing := metadata.keys() ^ {trained.name for trained in nets}:
+        raise UsageError(f"{path} and {run} do not hold the same nets: {', '.join(sorted(missing))}")
+    dataset = find_digits([tested_on], data_dir, path.parent)
+    again, failures = prove(path, nets, metadata, dataset, without)
+    if failures:
+        raise ParityError(failures, where)
+    say_results(again)
+    say(f"proved again: {path}, {len(report['files'])} files, each as parity.json says")
+
+
+def rebuild(path: Path, name: str, entry: dict[str, Any]) -> Trained:
+    """The net in <name>.onnx, made a torch net again; `entry` is what parity.json says of it.
+
+    The counters that no output depends on, and the file therefore lacks, come from the entry.
+    """
+    file = path / gate.names(name)["logits"]
+    try:
+        content = file.read_bytes()
+        gate.check_model(content)
+        state: dict[str, Any] = dict(onnx_file.weights(onnx.load_from_string(content))) | entry["counters"]
+        options, dataset = (json.loads(entry["metadata"][key]) for key in ("training_options", "dataset"))
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{file} cannot be read: {error}") from error
+    net = source.build(name, options, file)
+    known = {key: torch.tensor(state[key]) for key in net.state_dict() if key in state}
+    source.fill(net, known, file)
+    return Trained(name, net, weights_sha256(net.state_dict()), options, dataset, None)
+
+
+def find_digits(wanted: list[dict[str, Any]], data_dir: Path | None, run: Path) -> Dataset:
+    """The data set that the nets were tested on. UsageError: it is not on this machine, so there is no proof.
+
+    MNIST is looked for in `data_dir` or, unless that is given, where training looks for it and where it found it.
+    """
+    if any(dataset["name"] != wanted[0]["name"] for dataset in wanted):
+        raise UsageError(f"the nets in {run} were tested on different data sets; export one snapshot at a time")
+    name = wanted[0]["name"]
+    sample = data.load_sample()
+    if name == sample.name:
+        return sample
+    places = [data_dir] if data_dir else [Path(os.environ.get("DISTMNIST_DATA") or "data"), *noted_place(run)]
+    for place in places:
+        if data.find(place):
+            dataset = data.load(place)
+            if dataset.name == name:
+                return dataset
+    looked = ", ".join(map(str, places))
+    raise UsageError(f"no {name} in {looked}: the proof needs its test digits; name their directory with --data-dir")
+
+
+def noted_place(run: Path) -> list[Path]:
+    """The --data-dir in the run's config.json, if there is one."""
+    try:
+        return [Path(json.loads((run / "config.json").read_bytes())["given"]["data_dir"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def versions() -> dict[str, str]:
+    return {
+        "distmnist": __version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+def say_results(report: dict[str, Any]) -> None:
+    """One line a net, seven at most: the whole is in parity.json."""
+    shown = list(report["models"].items())
+    for model, entry in shown[:6]:
+        worst = max(
+            (e["worst"] | {"file": name} for name, e in entry["files"].items() if "pixels" not in name),
+            key=lambda one: one["worst_error"],
+        )
+        runs = [run for e in entry["files"].values() for run in e["runs"]]
+        agree = min(run["labels_agree"] for run in runs if run["case"] == worst["case"])
+        excused = sorted({index for run in runs if run["case"] == worst["case"] for index in run["excused"]})
+        say(
+            f"{model}: {len(entry['files'])} files, {agree:,} of {worst['count']:,} labels agree"
+            + (f" (referee undecided: {excused[:5]})" if excused else "")
+            + f"; worst logit error {worst['worst_error']:.1e}, digit {worst['digit']} ({worst['file']}),"
+            f" bound {worst['bound']:g}; test accuracy {entry['test_accuracy_here']:.2%}"
+        )
+    if len(shown) > 6:
+        say(f"... and {len(shown) - 6} more nets in {folder.MANIFEST}")
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    print(f"WARNING: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,127 @@
+"""A net as one ONNX file: `logits` from normalised images, or `probabilities` and `label` from raw pixels.
+
+The file holds no external data, no path of the machine that wrote it and no date: the same weights give the same bytes.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from distmnist.config import RunError
+from distmnist.data import normalise
+
+OPSETS = range(18, 26)
+"""torch's exporter writes 18 itself and its converter reaches 25; below and above it silently keeps another opset."""
+
+DEFAULT_OPSET = 18
+"""Read by the oldest runtimes: it needs IR version 8 only. ONNX Runtime 1.15.0 was tried, on all four files."""
+
+PREFIX = "net."
+
+
+class PixelNet(nn.Module):
+    """A net with the training data's own normalisation in front and the decision behind it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels, uint8 [n, 28, 28], ink high -> probabilities, float [n, 10], and labels, int64 [n]."""
+        logits = self.net(normalise(pixels))
+        return logits.softmax(1), logits.argmax(1)
+
+
+def logits_model(net: nn.Module, opset: int, metadata: Mapping[str, str]) -> bytes:
+    """<model>.onnx: input `input` float32 [batch, 1, 28, 28], normalised; output `logits` float32 [batch, 10]."""
+    return convert(net, torch.zeros(2, 1, 28, 28), ["input"], ["logits"], opset, metadata, net.state_dict())
+
+
+def pixels_model(net: nn.Module, opset: int, metadata: Mapping[str, str]) -> bytes:
+    """<model>.pixels.onnx: input `pixels` uint8 [batch, 28, 28]; outputs `probabilities` and `label`."""
+    example, names = torch.zeros(2, 28, 28, dtype=torch.uint8), ["probabilities", "label"]
+    return convert(PixelNet(net).eval(), example, ["pixels"], names, opset, metadata, net.state_dict())
+
+
+def convert(
+    module: nn.Module,
+    example: Tensor,
+    inputs: list[str],
+    outputs: list[str],
+    opset: int,
+    metadata: Mapping[str, str],
+    state: Mapping[str, Tensor],
+) -> bytes:
+    """Raises RunError if torch cannot convert the net, or converts it to another opset."""
+    for optimize in (True, False):
+        try:
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                external_data=False,
+                opset_version=opset,
+                input_names=inputs,
+                output_names=outputs,
+                # A batch of 1 would be baked into the file, hence an example of 2.
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                optimize=optimize,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise RunError(f"torch cannot write this net as ONNX: {str(error).strip().splitlines()[0]}") from error
+        model = program.model_proto
+        strip(model)
+        # The optimizer folds, say, batch normalisation into the convolution before it: other weights than the trained.
+        if not wrong_weights(model, state):
+            break
+    written = [(entry.domain, entry.version) for entry in model.opset_import]
+    if written != [("", opset)]:
+        raise RunError(f"--opset {opset}: torch {torch.__version__} wrote {written} instead; choose another")
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import)
+    helper.set_model_props(model, dict(sorted(metadata.items())))
+    return model.SerializeToString(deterministic=True)
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Takes away what tells of the machine and the conversion: paths, stack traces, names of Python classes."""
+    graph = model.graph
+    graph.name = "distmnist"
+    graph.doc_string = model.doc_string = ""
+    for holder in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    del graph.value_info[:]
+    for initializer in graph.initializer:
+        initializer.name = initializer.name.removeprefix(PREFIX)
+    for node in graph.node:
+        node.input[:] = [name.removeprefix(PREFIX) for name in node.input]
+
+
+def weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """name -> value of the initialisers."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def wrong_weights(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> list[str]:
+    """The names in `state` that the file lacks or holds with other bits.
+
+    Integers are let off if they are absent: counters of batches and the like, which no output depends on.
+    """
+    there = weights(model)
+    return [
+        name
+        for name, tensor in state.items()
+        if (name in there or tensor.is_floating_point()) and not same_bits(there.get(name), tensor.numpy())
+    ]
+
+
+def same_bits(one: np.ndarray | None, other: np.ndarray) -> bool:
+    """Unlike ==, tells 0.0 from -0.0."""
+    return (
+        one is not None and one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    )

@@ -1,0 +1,33 @@
+"""Where an exported net comes from, as the strings that travel inside its ONNX files (`metadata_props`)."""
+
+import json
+
+import onnx
+import torch
+
+from distmnist import __version__
+from distmnist.data import MEAN, STD
+from distmnist.metrics import CLASSES
+
+from .source import Trained
+
+
+def describe(trained: Trained, opset: int) -> dict[str, str]:
+    """key -> value. Made of the snapshot and of versions alone: the same snapshot gives the same, on any machine."""
+    result = trained.result or {}
+    return {
+        "project": "distmnist",
+        "version": __version__,
+        "model": trained.name,
+        "weights_sha256": trained.weights_sha256,
+        "mean": repr(MEAN),
+        "std": repr(STD),
+        "class_names": json.dumps([str(digit) for digit in range(CLASSES)]),
+        "dataset": json.dumps(trained.dataset, sort_keys=True),
+        "test_accuracy": repr(float(result["test_accuracy"])) if result else "training was interrupted",
+        "train_seconds": repr(float(result["train_seconds"])) if result else "training was interrupted",
+        "training_options": json.dumps(trained.options, sort_keys=True),
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "opset": str(opset),
+    }

@@ -1,0 +1,77 @@
+"""A run with two barely trained nets, and its export: made once a session, copied by each test that changes it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distmnist import checkpoint, data
+from distmnist.config import Config
+from distmnist.data import Dataset, Digits
+from distmnist.distributed import World
+from distmnist.trainer import fit
+from export import __main__ as command
+from export.predict import Predictor
+
+TEST_DIGITS = 300
+
+
+def small_sample() -> Dataset:
+    """The embedded sample with fewer test digits, so that the proof takes seconds."""
+    whole = data.load_sample()
+    test = Digits(whole.test.images[:TEST_DIGITS].clone(), whole.test.labels[:TEST_DIGITS].clone())
+    return Dataset(whole.name, whole.origin, whole.train, test)
+
+
+def train(folder: Path, dataset: Dataset, **options) -> None:
+    """Trains a net and saves its snapshot as folder/<model>/last.pt."""
+    config = Config(amp="off", threads=1, **options)
+    target = folder / config.model
+    target.mkdir(parents=True)
+    fit(config, World(), dataset, save=lambda snapshot: checkpoint.save(target, snapshot))
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("export") / "run"
+    train(run, data.load_sample(), model="mlp", epochs=2)
+    train(run, data.load_sample(), model="cnn", epochs=3)
+    return run
+
+
+@pytest.fixture(scope="session")
+def exported(trained_run: Path) -> Path:
+    """The run's export, proved on all 1,000 test digits of the sample."""
+    assert command.main([str(trained_run)]) == 0
+    return trained_run / "export"
+
+
+@pytest.fixture
+def deployed(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the export to spoil."""
+    return Path(shutil.copytree(exported, tmp_path / "deployed"))
+
+
+@pytest.fixture(scope="session")
+def exported_mlp(trained_run: Path) -> Path:
+    """The smaller net's export alone, for the tests that prove it again."""
+    assert command.main([str(trained_run / "mlp")]) == 0
+    return trained_run / "mlp" / "export"
+
+
+@pytest.fixture
+def deployed_mlp(exported_mlp: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported_mlp, tmp_path / "deployed"))
+
+
+@pytest.fixture(scope="session")
+def predictor(exported: Path) -> Predictor:
+    return Predictor(exported / "cnn.pixels.onnx")
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """The sample's test digits: uint8 [1000, 28, 28], and their labels."""
+    test = data.load_sample().test
+    return test.images.numpy(), test.labels.numpy()

@@ -1,10 +1,9 @@
 """Every option of a training run: declared, documented and checked here, once.
 
 The command line, the JSON in `config.json` and the comparison between ranks are all made from the fields of `Config`.
-Imports nothing heavy, so that `--help` and a mistyped option answer at once.
+It imports nothing heavy, so that `--help` and a mistyped option answer at once.
 """
 
-import argparse
 import dataclasses
 import math
 import os
@@ -272,42 +271,3 @@ def resolve(given: dict[str, Any], model: str | None = None) -> Config:
     model = model or given.get("model", "all")
     recipe = RECIPES.get(given.get("recipe", "reference"), {})
     return Config(**{**recipe.get("*", {}), **recipe.get(model, {}), **given, "model": model})
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        raise UsageError(f"{message}; --help lists the options")
-
-
-def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """The command line -> the options that were typed, checked. Raises UsageError; `--help` prints and exits."""
-    parser = Parser(
-        prog="distmnist.train",
-        usage="torchrun --nproc_per_node=N -m distmnist.train [options]\n"
-        "       python -m distmnist.train [options]             the same with one process",
-        description="Trains the MNIST classifiers on any number of processes and compares them.",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    groups: dict[str, Any] = {}
-    for field in dataclasses.fields(Config):
-        rules, kind = field.metadata, value_type(field)
-        if rules["group"] not in groups:
-            groups[rules["group"]] = parser.add_argument_group(rules["group"])
-        group = groups[rules["group"]]
-        if kind is bool:
-            group.add_argument(option_flag(field.name), action="store_true", help=rules["help"])
-            continue
-        shown = field.default not in (None, dataclasses.MISSING)
-        metavar = rules["metavar"] or (None if rules["choices"] else "X")
-        text = f"{rules['help']} (default: {field.default})" if shown else rules["help"]
-        group.add_argument(
-            option_flag(field.name),
-            type=kind,
-            choices=rules["choices"],
-            metavar=metavar,
-            help=text.replace("%", "%%"),
-        )
-    given = vars(parser.parse_args(arguments))
-    resolve(given)
-    return given

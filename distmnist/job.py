@@ -18,7 +18,7 @@ from distmnist.log import Log, Silence
 from distmnist.machine import be_deterministic, default_threads, die_with_parent, keep_freed_memory
 from distmnist.models import MODELS
 from distmnist.precision import choose_amp
-from distmnist.rundir import Launch, RunDirectory, default_path
+from distmnist.rundir import Launch, RunDirectory, default_path, versions
 from distmnist.signals import Signals
 from distmnist.trainer import Snapshot, fit
 
@@ -227,7 +227,7 @@ def header(
 ) -> None:
     threads = setting["threads"]
     shares = sorted({config.batch_size // world.size, -(-config.batch_size // world.size)})
-    log.say("  ".join(f"{name} {version}" for name, version in summary.versions().items()))
+    log.say("  ".join(f"{name} {version}" for name, version in versions().items()))
     log.say(
         f"{world.size} process{'es' if world.size > 1 else ''} x {threads} thread{'s' if threads > 1 else ''}"
         f" on {setting['device']}, amp {setting['amp']} ({why})"

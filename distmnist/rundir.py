@@ -5,19 +5,31 @@ import functools
 import io
 import json
 import os
+import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 
-from distmnist import checkpoint
+from distmnist import __version__, checkpoint
 from distmnist.checkpoint import write_atomically
 from distmnist.config import RunError, UsageError
 
 RUNS = Path("runs")
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a result may depend on."""
+    return {
+        "distmnist": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def default_path() -> Path:
@@ -113,7 +125,8 @@ class RunDirectory:
         folder = self.path / model
         try:
             folder.mkdir(exist_ok=True)
-            checkpoint.save(folder, snapshot)
+            written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            checkpoint.save(folder, {**snapshot, "written": written, "versions": versions()})
         except OSError as error:
             raise RunError(f"{folder} cannot be written: {error.strerror}; the snapshot before is whole") from error
         lines = [json.dumps(entry) + "\n" for entry in snapshot["train"]["history"]]

@@ -1,28 +1,15 @@
 """What a finished run says: summary.json, and the table that sets the nets beside the published ones."""
 
-import platform
 from typing import Any
 
-import numpy
-import torch
-
-from distmnist import __version__
 from distmnist.data import Dataset
+from distmnist.rundir import versions
 
 PUBLISHED = {"mlp": (0.9742, 0.0013), "cnn": (0.9888, 0.0006)}
 """net -> test accuracy and test loss, in the convention of `notebook_test_loss`: the published work's results."""
 
 EXPECTED_ON_SAMPLE = "mlp about 91.5 %, cnn about 97.5 %"
 """With the defaults. Measured; see the README."""
-
-
-def versions() -> dict[str, str]:
-    return {
-        "distmnist": __version__,
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def summarize(finished: bool, data: Dataset, setting: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from distmnist.config import RunError, UsageError, parse
+from distmnist.commandline import parse
+from distmnist.config import RunError, UsageError
 
 PATIENCE = 3.0
 """Seconds that the other ranks leave to rank 0 to speak: torchrun ends them all as soon as one has left."""

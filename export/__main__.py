@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distmnist.config import Parser, RunError, UsageError
+from distmnist.commandline import Parser
+from distmnist.config import RunError, UsageError
 
 OPSETS, DEFAULT_OPSET = range(18, 26), 18
 LINES = 6

@@ -12,17 +12,8 @@ import pytest
 import torch
 
 from distmnist import config, train
-from distmnist.config import (
-    ACTIVATIONS,
-    Config,
-    UsageError,
-    from_json,
-    option_flag,
-    parse,
-    resolve,
-    to_json,
-    value_type,
-)
+from distmnist.commandline import parse
+from distmnist.config import ACTIVATIONS, Config, UsageError, from_json, option_flag, resolve, to_json, value_type
 from distmnist.optim import build_optimizer, learning_rate
 
 FIELDS = dataclasses.fields(Config)

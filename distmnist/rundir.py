@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
     """Of everything that a result may depend on."""
     return {
         "distmnist": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
     }

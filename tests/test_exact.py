@@ -148,3 +148,19 @@ def test_without_virtual_ranks_another_number_of_processes_is_only_nearly_equal(
     """Guards the test above: were the sums equal anyway, it would prove nothing."""
     given = options(model="cnn", dropout=0.0)
     assert run_ranks(train, 3, given)[0][1] != train(World(), given)[1]
+
+
+def positions_saved(world: World, given: dict[str, Any], wish_at: int | None) -> list[int]:
+    """Where rank 0 kept snapshots when the last rank wished for one before step `wish_at`."""
+    saved, asked = [], itertools.count()
+
+    def wishes() -> Wish:
+        return Wish.SNAPSHOT if next(asked) == wish_at and world.rank == world.size - 1 else Wish.NOTHING
+
+    fit(Config(**given), world, few_digits(), save=lambda s: saved.append(s["train"]["position"]), wishes=wishes)
+    return saved
+
+
+def test_snapshots_are_kept_every_k_steps_at_the_ends_of_epochs_and_on_any_ranks_wish():
+    assert positions_saved(World(), options(snapshot_steps=2), None) == [2, 4, 5, 6, 8, 10]
+    assert run_ranks(positions_saved, 2, options(), 2) == [[3, 5, 10], []]

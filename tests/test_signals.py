@@ -53,3 +53,10 @@ def test_ctrl_c_before_training_begins_answers_130_without_a_word(monkeypatch, c
     monkeypatch.setattr(job, "run", interrupted)
     assert train.main([]) == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_sigusr1_is_a_wish_for_one_snapshot_and_training_goes_on():
+    with Signals() as wishes:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert [wishes(), wishes()] == [Wish.SNAPSHOT, Wish.NOTHING]
+        assert wishes.fatal is None

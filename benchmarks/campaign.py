@@ -52,6 +52,10 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
 """What a fault strikes: owner, function, and the number of calls among which one is drawn."""
 
 
+class TrialFailed(Exception):
+    """The job hung, or did not end well when it was left alone."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Fault:
     """`signal` hits `rank` at the call number `call` of what `moment` names, before or after it is carried out."""
@@ -185,14 +189,16 @@ def attempt(trial: Trial, number: int, store: dist.TCPStore, folder: Path) -> bo
     deadline = time.monotonic() + ATTEMPT_SECONDS
     running = {worker.sentinel: worker for worker in workers}
     fine = True
-    while running and fine:
-        ended = connection.wait(list(running), deadline - time.monotonic())
-        if not ended:
-            raise AssertionError(f"attempt {number} hangs: {trial}")
-        fine = all(running.pop(sentinel).exitcode == 0 for sentinel in ended)
-    for worker in workers:
-        worker.kill()
-        worker.join()
+    try:
+        while running and fine:
+            ended = connection.wait(list(running), max(0.0, deadline - time.monotonic()))
+            if not ended:
+                raise TrialFailed(f"attempt {number} hangs")
+            fine = all(running.pop(sentinel).exitcode == 0 for sentinel in ended)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join()
     return fine
 
 
@@ -214,7 +220,7 @@ class Outcome:
 
 
 def carry_out(trial: Trial) -> Outcome:
-    """Runs the trial's attempts until one ends well with no fault to come. AssertionError: a quiet attempt failed."""
+    """Runs the trial's attempts until one ends well with no fault to come. Raises TrialFailed."""
     struck = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -226,9 +232,10 @@ def carry_out(trial: Trial) -> Outcome:
                 if any(event["event"] == "fault" for event in read_events(folder)[before:]):
                     struck.append(trial.faults[number])
             elif not fine:
-                raise AssertionError(f"the attempt without a fault failed: {trial}")
+                raise TrialFailed("the attempt without a fault failed")
         summary = json.loads((folder / "run" / "summary.json").read_text())
-        assert summary["status"] == "finished"
+        if summary["status"] != "finished":
+            raise TrialFailed(f"summary.json says {summary['status']}")
         recoveries, lost = recovery(read_events(folder))
         return Outcome(summary["models"][trial.model]["weights_sha256"], struck, recoveries, lost)
 
@@ -297,30 +304,34 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def campaign(kills: int, seed: int, only: int | None, say: Callable[[str], None]) -> int:
-    """Trials until `kills` faults have struck. Returns the number of trials whose weights differ."""
+    """Trials until `kills` faults have struck. Returns how many trials hung, failed or ended with other weights."""
     references: dict[Trial, str] = {}
     struck: collections.Counter[str] = collections.Counter()
-    recoveries, lost, mismatches, number = [], [], 0, only or 0
+    recoveries, lost, failed, number = [], [], 0, only or 0
     began = time.monotonic()
-    while struck.total() < kills:
+    while struck.total() < kills and (only is None or number == only):
         trial = draw(seed, number)
         quiet = undisturbed(trial)
         if quiet not in references:
             references[quiet] = carry_out(quiet).digest
-        outcome = carry_out(trial)
+        try:
+            outcome = carry_out(trial)
+        except TrialFailed as failure:
+            failed += 1
+            say(f"FAILED, {failure}: trial {number}: {trial}")
+            number += 1
+            continue
         struck.update(f"{fault.moment}, {fault.signal.name}" for fault in outcome.struck)
         recoveries += outcome.recoveries
         lost += outcome.lost
         if outcome.digest != references[quiet]:
-            mismatches += 1
+            failed += 1
             say(f"MISMATCH in trial {number}: {trial}")
         number += 1
-        if only is not None:
-            break
     for what, times in sorted(struck.items()):
         say(f"  {times:4} x {what}")
     say(
-        f"seed {seed}: {number - (only or 0)} trials, {struck.total()} faults, {mismatches} mismatches,"
+        f"seed {seed}: {number - (only or 0)} trials, {struck.total()} faults, {failed} trials failed or with other weights,"
         f" in {(time.monotonic() - began) / 60:.0f} minutes"
     )
     if recoveries:
@@ -329,7 +340,7 @@ def campaign(kills: int, seed: int, only: int | None, say: Callable[[str], None]
             f" 95th percentile {percentile(recoveries, 0.95):.1f} s; steps done again: at most {max(lost, default=0)}"
             f" with a snapshot every {SNAPSHOT_STEPS}"
         )
-    return mismatches
+    return failed
 
 
 def main() -> int:

@@ -71,9 +71,10 @@ def run(given: Given) -> int:
             if directory:
                 directory.write_predictions(net, result.evaluation.arrays())
         finished = len(figures) == len(configs)
-        if directory:
-            directory.write_json("summary.json", summary.summarize(finished, dataset, setting, figures))
-            footer(log, dataset, figures, finished, directory)
+        with world.agreement():  # nobody leaves, and so stops watching over the others, before all are done
+            if directory:
+                directory.write_json("summary.json", summary.summarize(finished, dataset, setting, figures))
+                footer(log, dataset, figures, finished, directory)
         return 0 if finished else 128 + (signals.fatal or signal.SIGTERM)
 
 

@@ -331,7 +331,8 @@ def campaign(kills: int, seed: int, only: int | None, say: Callable[[str], None]
     for what, times in sorted(struck.items()):
         say(f"  {times:4} x {what}")
     say(
-        f"seed {seed}: {number - (only or 0)} trials, {struck.total()} faults, {failed} trials failed or with other weights,"
+        f"seed {seed}: {number - (only or 0)} trials, {struck.total()} faults;"
+        f" {failed} trials failed or ended with other weights;"
         f" in {(time.monotonic() - began) / 60:.0f} minutes"
     )
     if recoveries:

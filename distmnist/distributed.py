@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from distmnist.config import RunError, UsageError
 from distmnist.machine import agent, loopback
-from distmnist.rendezvous import meet
+from distmnist.rendezvous import POLL, meet
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets, and what a launcher of one's own has to set."""
@@ -173,13 +174,24 @@ def join(timeout: float) -> Iterator[World]:
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=limit))
         store.set_timeout(limit)
-        yield World(rank, size, local_rank, local_size, store=meet(store, rank, size, timeout))
+        store = meet(store, rank, size, timeout)
+        yield World(rank, size, local_rank, local_size, store=store)
+        leave(store, rank, size)
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise RunError(f"another process of this run was lost: {str(error).split('. ')[0]}") from error
         raise
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def leave(store: dist.Store, rank: int, size: int) -> None:
+    """Without torchrun rank 0 hosts the store: it goes last, unless another has not come for `PATIENCE` seconds."""
+    deadline = time.monotonic() + PATIENCE
+    left = store.add("left", 1)
+    while rank == 0 and left < size and time.monotonic() < deadline:
+        time.sleep(POLL)
+        left = store.add("left", 0)
 
 
 def number_from_environment(name: str) -> int:

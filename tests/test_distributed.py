@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import time
 
 import pytest
 import torch
@@ -216,3 +217,19 @@ def test_each_process_gets_a_gpu_of_its_own_or_a_line_that_says_why_not(monkeypa
     else:
         assert str(choose_device(requested, world)) == outcome
         assert bound == ([local[0]] if "cuda" in outcome else [])
+
+
+def read_late(world):
+    if world.is_main:
+        world.store.set("word", "still here")
+        return "still here"
+    time.sleep(1.0)
+    return world.store.get("word").decode()
+
+
+def test_without_torchrun_rank_0_hosts_the_store_until_all_have_left():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": str(port)}
+    assert run_ranks(read_late, 3, environment=environment) == ["still here"] * 3

@@ -25,6 +25,7 @@ from export import __main__ as command
 from export import onnx_file, predict, provenance, source, torchscript
 
 pytest_plugins = ["export_fixtures"]
+pytestmark = pytest.mark.usefixtures("few_batches")  # all of them: test_export_parity.py
 ROOT = Path(__file__).resolve().parent.parent
 
 

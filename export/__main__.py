@@ -36,11 +36,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--opset", type=int, metavar="N", help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})"
     )
+    parser.add_argument(
+        "--int8", action="store_true", help="also <model>.int8.onnx, where it decides nearly always as the net does"
+    )
     given = parser.parse_args(arguments)
     if given.verify is None and given.path is None:
         raise UsageError("name a run's directory or a snapshot; --help lists the options")
-    if given.verify and (given.output or given.opset):
-        raise UsageError("--verify writes nothing: leave out --output and --opset")
+    if given.verify and (given.output or given.opset or given.int8):
+        raise UsageError("--verify writes nothing: leave out --output, --opset and --int8")
     if given.opset is not None and given.opset not in OPSETS:
         raise UsageError(f"--opset {given.opset} must be {OPSETS[0]} to {OPSETS[-1]}")
     return given
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if given.verify:
                 job.verify(given.verify, given.path, given.data_dir)
             else:
-                job.export(given.path, given.output, given.data_dir, given.opset or DEFAULT_OPSET)
+                job.export(given.path, given.output, given.data_dir, given.opset or DEFAULT_OPSET, given.int8)
         except job.ParityError as error:
             return failed(error.failures, error.where)
         return 0

@@ -16,7 +16,8 @@ from distmnist.checkpoint import weights_sha256, write_atomically
 from distmnist.config import UsageError
 from distmnist.data import Dataset
 
-from . import folder, gate, onnx_file, parity, provenance, reference, source, torchscript
+from . import folder, gate, int8, onnx_file, parity, provenance, reference, source, torchscript
+from .reference import Case
 from .source import Trained
 
 OLDEST_RUNTIME = "1.15"
@@ -31,8 +32,11 @@ class ParityError(Exception):
         self.failures, self.where = failures, where
 
 
-def export(path: Path, output: Path | None, data_dir: Path | None, opset: int) -> None:
-    """Exports every net in `path`. Raises UsageError, RunError, and ParityError: then `output` is as it was before."""
+def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, quantised: bool) -> None:
+    """Exports every net in `path`; quantised: as int8 too.
+
+    Raises UsageError, RunError, and ParityError: then `output` is as it was before.
+    """
     nets, warnings = source.load(path)
     for warning in warnings:
         warn(warning)
@@ -47,13 +51,15 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int) -
     if reason := torchscript.refusal():
         warn(f"no TorchScript: {reason}")
         without["torchscript"] = reason
+    asked = {trained.name: ask(trained, dataset) for trained in nets}
     with folder.staging(output) as staged:
         for trained in nets:
-            write(staged, trained, metadata[trained.name], dataset, set(without))
+            write(staged, trained, metadata[trained.name], asked[trained.name][0], set(without))
+            without |= write_int8(staged, trained.name, asked[trained.name][0], dataset, quantised)
         here = Path(__file__).parent
         (staged / "predict.py").write_bytes((here / "predict.py").read_bytes())
         (staged / "requirements.txt").write_text(requirements(opset))
-        report, failures = prove(staged, nets, metadata, dataset, without)
+        report, failures = prove(staged, nets, asked, metadata, dataset, without)
         if failures:
             write_atomically(failed, folder.dump(report | {"failures": failures}))
             raise ParityError(failures, f"nothing was exported to {output}; the measurements are in {failed}")
@@ -70,33 +76,57 @@ def requirements(opset: int) -> str:
     return f"onnxruntime>={runtime}\nnumpy>=1.24\nPillow>=10\n"
 
 
-def write(staged: Path, trained: Trained, metadata: dict[str, str], dataset: Dataset, without: set[str]) -> None:
-    """Every file of one net, not yet proved."""
+def write(staged: Path, trained: Trained, metadata: dict[str, str], digits: Case, without: set[str]) -> None:
+    """Every float32 file of one net, not yet proved; digits: the test digits."""
     opset, names = int(metadata["opset"]), gate.names(trained.name)
     (staged / names["logits"]).write_bytes(onnx_file.logits_model(trained.net, opset, metadata))
     (staged / names["pixels"]).write_bytes(onnx_file.pixels_model(trained.net, opset, metadata))
     if "torchscript" not in without:
         (staged / names["torchscript"]).write_bytes(torchscript.to_torchscript(trained.net))
-    few = reference.ask(trained.net, "digits", dataset.test.images[: gate.SAMPLE], is_digits=True)
     target = staged / trained.name / "test_data_set_0"
     target.mkdir(parents=True)
-    for name, content in gate.sample(few).items():
+    for name, content in gate.sample(digits).items():
         (target / name).write_bytes(content)
 
 
+def write_int8(staged: Path, model: str, digits: Case, dataset: Dataset, wanted: bool) -> dict[str, str]:
+    """The net's int8 file. Where there is none: its name, and why."""
+    name = int8.name(model)
+    if not wanted:
+        return {name: "--int8 was not given"}
+    exported = (staged / gate.names(model)["logits"]).read_bytes()
+    content, figures = int8.make(exported, dataset.train, digits, dataset.test.labels.numpy())
+    if "failure" in figures:
+        warn(f"{name} is left out: {figures['failure']}")
+        return {name: figures["failure"]}
+    (staged / name).write_bytes(content)
+    return {}
+
+
+def ask(trained: Trained, dataset: Dataset) -> list[Case]:
+    """What the net says of the test digits, first, and of the probes."""
+    return [reference.ask(trained.net, "digits", dataset.test.images, is_digits=True), *reference.probes(trained.net)]
+
+
 def prove(
-    where: Path, nets: list[Trained], metadata: dict[str, dict[str, str]], dataset: Dataset, without: dict[str, str]
+    where: Path,
+    nets: list[Trained],
+    asked: dict[str, list[Case]],
+    metadata: dict[str, dict[str, str]],
+    dataset: Dataset,
+    without: dict[str, str],
 ) -> tuple[dict[str, Any], list[str]]:
     """The report for parity.json, without the files' digests, and the failures of all nets."""
-    entries, failures = {}, []
+    entries, failures, truth = {}, [], dataset.test.labels.numpy()
     for trained in nets:
-        cases = [
-            reference.ask(trained.net, "digits", dataset.test.images, is_digits=True),
-            *reference.probes(trained.net),
-        ]
-        entries[trained.name], wrong = gate.prove(where, trained, metadata[trained.name], cases, set(without))
-        entries[trained.name]["test_accuracy_here"] = float((cases[0].labels == dataset.test.labels.numpy()).mean())
+        cases, said, name = asked[trained.name], metadata[trained.name], int8.name(trained.name)
+        entry, wrong = gate.prove(where, trained, said, cases, set(without))
+        entry["test_accuracy_here"] = float((cases[0].labels == truth).mean())
         failures += wrong
+        if name not in without:
+            entry["int8"], wrong = int8.prove(where / name, trained.name, said, cases[0], truth)
+            failures += [f"{name}: {failure}" for failure in wrong]
+        entries[trained.name] = entry
     report = {
         "schema": folder.SCHEMA,
         "sha256": "",
@@ -128,7 +158,8 @@ def verify(path: Path, run: Path | None, data_dir: Path | None) -> None:
     if missing := metadata.keys() ^ {trained.name for trained in nets}:
         raise UsageError(f"{path} and {run} do not hold the same nets: {', '.join(sorted(missing))}")
     dataset = find_digits([tested_on], data_dir, path.parent)
-    again, failures = prove(path, nets, metadata, dataset, without)
+    asked = {trained.name: ask(trained, dataset) for trained in nets}
+    again, failures = prove(path, nets, asked, metadata, dataset, without)
     if failures:
         raise ParityError(failures, where)
     say_results(again)
@@ -194,9 +225,9 @@ def versions() -> dict[str, str]:
 
 
 def say_results(report: dict[str, Any]) -> None:
-    """One line a net, seven at most: the whole is in parity.json."""
-    shown = list(report["models"].items())
-    for model, entry in shown[:6]:
+    """One line a net, and one for its int8 file; six at most: the whole is in parity.json."""
+    lines = []
+    for model, entry in report["models"].items():
         worst = max(
             (e["worst"] | {"file": name} for name, e in entry["files"].items() if "pixels" not in name),
             key=lambda one: one["worst_error"],
@@ -204,14 +235,19 @@ def say_results(report: dict[str, Any]) -> None:
         runs = [run for e in entry["files"].values() for run in e["runs"]]
         agree = min(run["labels_agree"] for run in runs if run["case"] == worst["case"])
         excused = sorted({index for run in runs if run["case"] == worst["case"] for index in run["excused"]})
-        say(
+        lines.append(
             f"{model}: {len(entry['files'])} files, {agree:,} of {worst['count']:,} labels agree"
             + (f" (referee undecided: {excused[:5]})" if excused else "")
             + f"; worst logit error {worst['worst_error']:.1e}, digit {worst['digit']} ({worst['file']}),"
             f" bound {worst['bound']:g}; test accuracy {entry['test_accuracy_here']:.2%}"
         )
-    if len(shown) > 6:
-        say(f"... and {len(shown) - 6} more nets in {folder.MANIFEST}")
+        if figures := entry.get("int8"):
+            lines.append(
+                f"{int8.name(model)}: {figures['labels_agree']:,} of {figures['count']:,} labels agree with the net;"
+                f" test accuracy {figures['test_accuracy']:.2%}"
+            )
+    for line in lines if len(lines) <= 6 else [*lines[:5], f"... {len(lines) - 5} more in {folder.MANIFEST}"]:
+        say(line)
 
 
 def say(line: str) -> None:

@@ -15,7 +15,7 @@ from .source import Trained
 def describe(trained: Trained, opset: int) -> dict[str, str]:
     """key -> value. Made of the snapshot and of versions alone: the same snapshot gives the same, on any machine."""
     result = trained.result or {}
-    return {
+    described = {
         "project": "distmnist",
         "version": __version__,
         "model": trained.name,
@@ -25,9 +25,13 @@ def describe(trained: Trained, opset: int) -> dict[str, str]:
         "class_names": json.dumps([str(digit) for digit in range(CLASSES)]),
         "dataset": json.dumps(trained.dataset, sort_keys=True),
         "test_accuracy": repr(float(result["test_accuracy"])) if result else "training was interrupted",
-        "train_seconds": repr(float(result["train_seconds"])) if result else "training was interrupted",
         "training_options": json.dumps(trained.options, sort_keys=True),
         "torch": torch.__version__,
         "onnx": onnx.__version__,
         "opset": str(opset),
     }
+    if trained.written is not None:
+        described["trained_at"] = trained.written
+    if trained.versions is not None:
+        described["trained_with"] = json.dumps(trained.versions, sort_keys=True)
+    return described

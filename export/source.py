@@ -30,6 +30,9 @@ class Trained:
     options: dict[str, Any]
     dataset: dict[str, Any]
     result: dict[str, Any] | None
+    written: str | None = None
+    """When the snapshot was written, UTC; None where it does not say, as `versions`."""
+    versions: dict[str, str] | None = None
 
 
 def load(path: Path) -> tuple[list[Trained], list[str]]:
@@ -96,6 +99,10 @@ def from_snapshot(snapshot: dict[str, Any], where: Path) -> Trained:
         json.dumps(options)
         dataset = {key: snapshot["dataset"][key] for key in ("name", "train", "test")}
         digest = checkpoint.weights_sha256(net.state_dict())
+        written, versions = snapshot.get("written"), snapshot.get("versions")
+        if not isinstance(written, str | None) or not isinstance(versions, dict | None):
+            raise TypeError("written or versions")
+        json.dumps(versions)
         said = digest if result is None else result["weights_sha256"]
         float(result["test_accuracy"] if result else 0), float(result["train_seconds"] if result else 0)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -104,7 +111,7 @@ def from_snapshot(snapshot: dict[str, Any], where: Path) -> Trained:
         raise UsageError(f"{where} is no snapshot of a net: {type(error).__name__} {error}") from error
     if said != digest:
         raise UsageError(f"{where} contradicts itself: its weights are not those whose result it holds; train again")
-    return Trained(options["model"], net, digest, options, dataset, result)
+    return Trained(options["model"], net, digest, options, dataset, result, written, versions)
 
 
 def build(name: str, options: dict[str, Any], where: Path) -> nn.Module:

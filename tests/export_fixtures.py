@@ -12,6 +12,7 @@ from distmnist.data import Dataset, Digits
 from distmnist.distributed import World
 from distmnist.trainer import fit
 from export import __main__ as command
+from export import parity
 from export.predict import Predictor
 
 TEST_DIGITS = 300
@@ -48,6 +49,12 @@ def exported(trained_run: Path) -> Path:
 
 
 @pytest.fixture
+def few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that prove a folder but are not about how thoroughly."""
+    monkeypatch.setattr(parity, "BATCHES", (7, 256))
+
+
+@pytest.fixture
 def deployed(exported: Path, tmp_path: Path) -> Path:
     """A copy of the export to spoil."""
     return Path(shutil.copytree(exported, tmp_path / "deployed"))
@@ -71,7 +78,7 @@ def predictor(exported: Path) -> Predictor:
 
 
 @pytest.fixture(scope="session")
-def digits() -> tuple[np.ndarray, np.ndarray]:
+def sample_digits() -> tuple[np.ndarray, np.ndarray]:
     """The sample's test digits: uint8 [1000, 28, 28], and their labels."""
     test = data.load_sample().test
     return test.images.numpy(), test.labels.numpy()

@@ -22,9 +22,10 @@ from torch import nn
 from distmnist import checkpoint, data, models
 from distmnist.data import normalise
 from export import __main__ as command
-from export import onnx_file, predict, source, torchscript
+from export import onnx_file, predict, provenance, source, torchscript
 
 pytest_plugins = ["export_fixtures"]
+pytestmark = pytest.mark.usefixtures("few_batches")  # all of them: test_export_parity.py
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -146,6 +147,16 @@ def test_provenance_travels_in_the_file(trained_run: Path, exported: Path) -> No
     assert json.loads(said["training_options"]) == snapshot["config"]
     assert json.loads(said["dataset"])["name"] == "mnist-sample"
     assert (said["model"], float(said["mean"]), float(said["std"])) == ("cnn", data.MEAN, data.STD)
+    assert said.keys().isdisjoint({"trained_at", "trained_with"})  # this snapshot does not say
+
+
+def test_when_and_with_what_a_run_was_trained_travels_too(trained_run: Path, tmp_path: Path) -> None:
+    snapshot = checkpoint.load(trained_run / "mlp" / "last.pt")
+    noted = {"written": "2030-01-02T03:04:05Z", "versions": {"torch": "2.6.0", "python": "3.11.7"}}
+    checkpoint.save(tmp_path, snapshot | noted)
+    said = provenance.describe(source.load(tmp_path)[0][0], 18)
+    assert said["trained_at"] == noted["written"]
+    assert json.loads(said["trained_with"]) == noted["versions"]
 
 
 def test_the_weights_in_every_file_are_the_snapshots_bit_for_bit(trained_run: Path, exported: Path) -> None:

@@ -192,6 +192,7 @@ def verify(path: Path, *more: str) -> int:
     return command.main(["--verify", str(path), *more])
 
 
+@pytest.mark.usefixtures("few_batches")
 def test_verify_proves_a_folder_that_was_carried_elsewhere(trained_run: Path, deployed_mlp: Path, capsys) -> None:
     assert verify(deployed_mlp) == 0
     assert verify(deployed_mlp, str(trained_run / "mlp")) == 0
@@ -228,6 +229,7 @@ def test_verify_notices_files_that_are_missing_or_stale(deployed: Path, capsys) 
     assert "cnn.onnx is missing" in errors
 
 
+@pytest.mark.usefixtures("few_batches")
 def test_verify_is_not_deceived_by_a_manifest_made_to_fit(exported: Path, deployed_mlp: Path, capsys) -> None:
     """Somebody swaps the net in one file, and writes the new digests into parity.json too."""
     shutil.copy(exported / "cnn.pixels.onnx", deployed_mlp / "mlp.pixels.onnx")
@@ -245,6 +247,7 @@ def test_a_manifest_that_lacks_entries_is_one_line_and_2(tmp_path: Path, capsys)
     assert "lacks what an export says" in line
 
 
+@pytest.mark.usefixtures("few_batches")
 def test_verify_against_a_run_finds_another_runs_export(deployed_mlp: Path, tmp_path: Path, capsys) -> None:
     """The folder is consistent in itself, but not what this run trained."""
     state = source.build("mlp", {}, Path("other")).state_dict()
@@ -254,6 +257,7 @@ def test_verify_against_a_run_finds_another_runs_export(deployed_mlp: Path, tmp_
     assert "mlp: the weights are not those that were exported" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("few_batches")
 def test_a_failed_export_leaves_the_good_one_and_says_what_failed(
     trained_run: Path,
     tmp_path: Path,

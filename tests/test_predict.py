@@ -27,32 +27,32 @@ pytest_plugins = ["export_fixtures"]
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def readable(predictor: Predictor, digits, count: int = 100) -> list[tuple[np.ndarray, int]]:
+def readable(predictor: Predictor, sample_digits, count: int = 40) -> list[tuple[np.ndarray, int]]:
     """The first `count` test digits that the net reads right when they are given as they are."""
-    images, labels = digits
+    images, labels = sample_digits
     said = predictor.predict(images).argmax(1)
     return [(images[i], int(labels[i])) for i in np.flatnonzero(said == labels)[:count]]
 
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
-def test_a_photographed_digit_is_still_read(style, predictor: Predictor, digits) -> None:
+def test_a_photographed_digit_is_still_read(style, predictor: Predictor, sample_digits) -> None:
     draw = np.random.default_rng(3)
-    known = readable(predictor, digits)
+    known = readable(predictor, sample_digits)
     right = sum(predictor.read(style(image, draw)).digit == label for image, label in known)
-    assert len(known) == 100
-    assert right >= 97
+    assert len(known) == 40
+    assert right >= 39  # 97 of 100, rounded up
 
 
-def test_white_on_black_of_28_by_28_is_taken_as_it_is(digits) -> None:
-    for image in digits[0]:
+def test_white_on_black_of_28_by_28_is_taken_as_it_is(sample_digits) -> None:
+    for image in sample_digits[0]:
         pixels, warnings = predict.prepare(Image.fromarray(image))
         assert (pixels == image).all()
         assert warnings == []
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F", "I;16"])
-def test_every_mode_of_an_image_is_read(mode: str, predictor: Predictor, digits) -> None:
-    image, label = readable(predictor, digits, 1)[0]
+def test_every_mode_of_an_image_is_read(mode: str, predictor: Predictor, sample_digits) -> None:
+    image, label = readable(predictor, sample_digits, 1)[0]
     if mode == "I;16":
         there = Image.fromarray(image.astype(np.uint16) * 257)
         assert there.mode == mode
@@ -61,8 +61,8 @@ def test_every_mode_of_an_image_is_read(mode: str, predictor: Predictor, digits)
     assert predictor.read(there).digit == label
 
 
-def test_a_turned_photograph_is_turned_back(predictor: Predictor, digits) -> None:
-    image, label = readable(predictor, digits, 1)[0]
+def test_a_turned_photograph_is_turned_back(predictor: Predictor, sample_digits) -> None:
+    image, label = readable(predictor, sample_digits, 1)[0]
     exif = Image.Exif()
     exif[0x0112] = 6  # "turn by 90 degrees to show"
     buffer = io.BytesIO()
@@ -81,16 +81,16 @@ def test_noise_is_no_ink(predictor: Predictor) -> None:
     assert predictor.read(png(Image.fromarray(noise))).warnings == ["blank: no ink found"]
 
 
-def test_several_digits_are_warned_of(predictor: Predictor, digits) -> None:
-    images, _ = digits
+def test_several_digits_are_warned_of(predictor: Predictor, sample_digits) -> None:
+    images, _ = sample_digits
     page = np.full((60, 160), 255, np.uint8)
     page[16:44, 16:44] -= images[0]
     page[16:44, 100:128] -= images[1]
     assert predictor.read(Image.fromarray(page)).warnings == ["several blobs: the largest was read"]
 
 
-def test_both_kinds_of_file_answer_alike(exported: Path, digits) -> None:
-    images, _ = digits
+def test_both_kinds_of_file_answer_alike(exported: Path, sample_digits) -> None:
+    images, _ = sample_digits
     answers = [Predictor(exported / name).predict(images) for name in ("cnn.onnx", "cnn.pixels.onnx")]
     np.testing.assert_allclose(*answers, rtol=0, atol=1e-6)
 
@@ -99,8 +99,8 @@ def test_both_kinds_of_file_answer_alike(exported: Path, digits) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, digits) -> Path:
-    images, _ = digits
+def folder(tmp_path: Path, sample_digits) -> Path:
+    images, _ = sample_digits
     for index in range(5):
         Image.fromarray(images[index]).save(tmp_path / f"{index}.png")
     return tmp_path

@@ -19,7 +19,7 @@ from distmnist.config import Config
 from distmnist.data import Dataset, Digits
 from distmnist.distributed import World, join
 from distmnist.log import Silence
-from distmnist.machine import keep_freed_memory
+from distmnist.machine import flush_denormals, keep_freed_memory
 from distmnist.rundir import RunDirectory
 from distmnist.signals import no_wish
 from distmnist.trainer import Trainer
@@ -73,6 +73,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
+    flush_denormals()
     with join(timeout=60) as world:
         world.connect(timeout=60)
         times = measure(world, arguments.model, arguments.rounds)

@@ -15,7 +15,7 @@ from distmnist.data import Dataset
 from distmnist.distributed import World, choose_device, join
 from distmnist.heartbeat import Heartbeat
 from distmnist.log import Log, Silence
-from distmnist.machine import be_deterministic, default_threads, die_with_parent, keep_freed_memory
+from distmnist.machine import be_deterministic, default_threads, die_with_parent, flush_denormals, keep_freed_memory
 from distmnist.models import MODELS
 from distmnist.precision import choose_amp
 from distmnist.rundir import Launch, RunDirectory, default_path, versions
@@ -183,6 +183,7 @@ def set_up_machine(world: World, config: Config) -> tuple[str, str]:
             be_deterministic()
         if world.device.type == "cpu":
             keep_freed_memory()
+            flush_denormals()
         amp, why = choose_amp(config.amp, world.device)
         statement |= {"--device": world.device.type, "--amp": amp}
     return amp, why

@@ -1,6 +1,8 @@
 """What the machine gives: cores under every kind of limit, threads, the loopback interface."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -91,3 +93,12 @@ def test_a_c_library_that_is_not_glibc_is_left_alone(monkeypatch):
 
     monkeypatch.setattr(machine.ctypes, "CDLL", absent)
     assert machine.keep_freed_memory() is False
+
+
+def test_denormal_numbers_count_as_0_once_flushed_where_the_processor_can():
+    """In a process of its own: the setting stays."""
+    code = (
+        "import torch; from distmnist.machine import flush_denormals; tiny = torch.full((8,), 2e-39);"
+        "assert (tiny * 0.5).any(); assert flush_denormals() != bool((tiny * 0.5).any())"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -139,6 +139,23 @@ class Config:
         must="be at least 0 and below 1",
         result=True,
     )
+    label_smoothing: float = option(
+        0.0,
+        "share of the target probability spread evenly over all digits; reported losses are those without it",
+        group=TRAINING,
+        valid=fraction,
+        must="be at least 0 and below 1",
+        result=True,
+    )
+    augment: float = option(
+        0.0,
+        "strength of random affine views of the training digits: 1 turns them by up to 10 degrees, moves them 2 pixels,"
+        " sizes them by 10 %, slants them by 0.1; 0 leaves them as they are",
+        group=TRAINING,
+        valid=lambda value: 0 <= value <= 4,
+        must="be from 0 to 4",
+        result=True,
+    )
     activation: str = option("relu", "non-linearity of both nets", group=TRAINING, choices=ACTIVATIONS, result=True)
     val_fraction: float = option(
         0.0,
@@ -150,7 +167,7 @@ class Config:
     )
     seed: int = option(
         0,
-        "random seed of weights, order and dropout",
+        "random seed of weights, order, dropout and augmentation",
         group=TRAINING,
         valid=not_negative,
         must="be at least 0",

@@ -28,19 +28,23 @@ class Ballot(NamedTuple):
 class ShardLoss(nn.Module):
     """A net, its loss, and the ballot: what is differentiated, and what DDP wraps."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.model = model
+        self.label_smoothing = label_smoothing
         self.ballot = nn.Parameter(torch.zeros(len(Ballot._fields)))
 
     def forward(self, images: Tensor, labels: Tensor, votes: Tensor) -> tuple[Tensor, Tensor]:
         """Images, float [n, 1, 28, 28]; labels, int64 [n]; votes, float [2]; n may be 0.
 
-        Returns the sum of the cross entropies in float32, and a scalar that is 0 and whose gradient is the ballot.
+        Returns the sum of the losses in float32, and a scalar that is 0 and whose gradient is the ballot. Labels are
+        smoothed in the first alone: the ballot tells the cross entropy, which compares with the test loss.
         """
         logits = self.model(images).float()
-        loss_sum = functional.cross_entropy(logits, labels, reduction="sum")
-        return loss_sum, torch.dot(self.ballot, torch.cat((loss_sum.detach().reshape(1), votes)))
+        loss_sum = cross_entropy = functional.cross_entropy(logits, labels, reduction="sum")
+        if self.label_smoothing:
+            loss_sum = functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
+        return loss_sum, torch.dot(self.ballot, torch.cat((cross_entropy.detach().reshape(1), votes)))
 
 
 class Reducer:
@@ -51,8 +55,8 @@ class Reducer:
     warm_ups = 0
     """Gradients to compute and throw away before the first step."""
 
-    def __init__(self, model: nn.Module, world: World) -> None:
-        self.shard_loss = ShardLoss(model).to(world.device)
+    def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
+        self.shard_loss = ShardLoss(model, label_smoothing).to(world.device)
         self.module: nn.Module = self.shard_loss
 
     def start(self) -> None:
@@ -77,8 +81,8 @@ class DDPReducer(Reducer):
 
     warm_ups = 2
 
-    def __init__(self, model: nn.Module, world: World) -> None:
-        super().__init__(model, world)
+    def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
+        super().__init__(model, world, label_smoothing)
         self.average = world.size
         self.module = DistributedDataParallel(
             self.shard_loss,
@@ -96,8 +100,8 @@ class TreeReducer(Reducer):
     leaves, so the tree does not depend on how many ranks divide them among themselves.
     """
 
-    def __init__(self, model: nn.Module, world: World) -> None:
-        super().__init__(model, world)
+    def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
+        super().__init__(model, world, label_smoothing)
         self.world = world
         self.leaves: list[Tensor] = []
 
@@ -124,11 +128,11 @@ def tree_sum(leaves: list[Tensor]) -> Tensor:
     return leaves[0]
 
 
-def build_reducer(model: nn.Module, world: World, virtual_ranks: int = 0) -> Reducer:
+def build_reducer(model: nn.Module, world: World, virtual_ranks: int = 0, label_smoothing: float = 0.0) -> Reducer:
     """The tree for exact training on `virtual_ranks` shares; else DDP, or nothing to reduce in one process."""
     if virtual_ranks:
-        return TreeReducer(model, world)
-    return DDPReducer(model, world) if world.size > 1 else Reducer(model, world)
+        return TreeReducer(model, world, label_smoothing)
+    return (DDPReducer if world.size > 1 else Reducer)(model, world, label_smoothing)
 
 
 class BallotBox:

@@ -13,14 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from distmnist.recipes import RECIPES
+
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu")
 """Names in torch.nn.functional, which is where models.py takes the functions from."""
-
-RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "reference": {},
-    "best": {"*": {"schedule": "onecycle", "lr": 3e-3}},
-}
-"""recipe -> net, or "*" for every net -> options. Defaults give way to the recipe, and the recipe to what was typed."""
 
 
 class UsageError(ValueError):

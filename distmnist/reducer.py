@@ -40,10 +40,11 @@ class ShardLoss(nn.Module):
         Returns the sum of the losses in float32, and a scalar that is 0 and whose gradient is the ballot. Labels are
         smoothed in the first alone: the ballot tells the cross entropy, which compares with the test loss.
         """
-        logits = self.model(images).float()
-        loss_sum = cross_entropy = functional.cross_entropy(logits, labels, reduction="sum")
+        log_probabilities = functional.log_softmax(self.model(images).float(), 1)
+        loss_sum = cross_entropy = functional.nll_loss(log_probabilities, labels, reduction="sum")
         if self.label_smoothing:
-            loss_sum = functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
+            evenly = -log_probabilities.mean(1).sum()
+            loss_sum = (1 - self.label_smoothing) * cross_entropy + self.label_smoothing * evenly
         return loss_sum, torch.dot(self.ballot, torch.cat((cross_entropy.detach().reshape(1), votes)))
 
 

@@ -27,16 +27,15 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "long": {
         "*": {
             "schedule": "onecycle",
+            "batch_size": 128,
+            "lr": 4e-3,
         },
         "mlp": {
             "epochs": 60,
-            "batch_size": 128,
-            "lr": 4e-3,
             "augment": 0.7,
         },
         "cnn": {
             "epochs": 15,
-            "lr": 3e-3,
             "augment": 1.0,
             "label_smoothing": 0.1,
             "dropout": 0.1,

@@ -1,4 +1,4 @@
-"""What exactness costs: a snapshot every 100 steps, and virtual ranks, against ordinary training of the same net.
+"""What exactness costs, and augmentation: snapshots, virtual ranks and random views against ordinary training.
 
 The variants take turns, epoch by epoch without evaluation, one thread a process; epochs have 312 steps of batch 64.
 Run: python -m benchmarks.exactness_cost [--model cnn] [--rounds 5]        or, for N processes:
@@ -28,6 +28,7 @@ VARIANTS = {
     "ordinary": {},
     "a snapshot every 100 steps": {"snapshot_steps": 100},
     "8 virtual ranks": {"virtual_ranks": 8},
+    "random affine views": {"augment": 1.0},
 }
 
 

@@ -31,19 +31,24 @@ class Ballot(NamedTuple):
 class ShardLoss(nn.Module):
     """A net, its loss, and the ballot: what is differentiated, and what DDP wraps."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.model = model
+        self.label_smoothing = label_smoothing
         self.ballot = nn.Parameter(torch.zeros(len(Ballot._fields)))
 
     def forward(self, images: Tensor, labels: Tensor, votes: Tensor) -> tuple[Tensor, Tensor]:
         """Images, float [n, 1, 28, 28]; labels, int64 [n]; votes, float [2]; n may be 0.
 
-        Returns the sum of the cross entropies in float32, and a scalar that is 0 and whose gradient is the ballot.
+        Returns the sum of the losses in float32, and a scalar that is 0 and whose gradient is the ballot. Labels are
+        smoothed in the first alone: the ballot tells the cross entropy, which compares with the test loss.
         """
-        logits = self.model(images).float()
-        loss_sum = functional.cross_entropy(logits, labels, reduction="sum")
-        return loss_sum, torch.dot(self.ballot, torch.cat((loss_sum.detach().reshape(1), votes)))
+        log_probabilities = functional.log_softmax(self.model(images).float(), 1)
+        loss_sum = cross_entropy = functional.nll_loss(log_probabilities, labels, reduction="sum")
+        if self.label_smoothing:
+            evenly = -log_probabilities.mean(1).sum()
+            loss_sum = (1 - self.label_smoothing) * cross_entropy + self.label_smoothing * evenly
+        return loss_sum, torch.dot(self.ballot, torch.cat((cross_entropy.detach().reshape(1), votes)))
 
 
 class Reducer:
@@ -54,8 +59,8 @@ class Reducer:
     warm_ups = 0
     """Gradients to compute and throw away before the first step."""
 
-    def __init__(self, model: nn.Module, world: World) -> None:
-        self.shard_loss = ShardLoss(model).to(world.device)
+    def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
+        self.shard_loss = ShardLoss(model, label_smoothing).to(world.device)
         self.module: nn.Module = self.shard_loss
 
     def start(self) -> None:
@@ -80,8 +85,8 @@ class DDPReducer(Reducer):
 
     warm_ups = 2
 
-    def __init__(self, model: nn.Module, world: World) -> None:
-        super().__init__(model, world)
+    def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
+        super().__init__(model, world, label_smoothing)
         self.average = world.size
         self.module = DistributedDataParallel(
             self.shard_loss,
@@ -118,8 +123,8 @@ class TreeReducer(Reducer):
     leaves, so the tree does not depend on how many ranks divide them among themselves.
     """
 
-    def __init__(self, model: nn.Module, world: World) -> None:
-        super().__init__(model, world)
+    def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
+        super().__init__(model, world, label_smoothing)
         self.gather = (share_memory(world, gradient_bytes(self.shard_loss)) or world).all_gather
         self.leaves: list[Tensor] = []
 
@@ -146,11 +151,11 @@ def tree_sum(leaves: list[Tensor]) -> Tensor:
     return leaves[0]
 
 
-def build_reducer(model: nn.Module, world: World, virtual_ranks: int = 0) -> Reducer:
+def build_reducer(model: nn.Module, world: World, virtual_ranks: int = 0, label_smoothing: float = 0.0) -> Reducer:
     """The tree for exact training on `virtual_ranks` shares; else DDP, or nothing to reduce in one process."""
     if virtual_ranks:
-        return TreeReducer(model, world)
-    return DDPReducer(model, world) if world.size > 1 else Reducer(model, world)
+        return TreeReducer(model, world, label_smoothing)
+    return (DDPReducer if world.size > 1 else Reducer)(model, world, label_smoothing)
 
 
 class BallotBox:

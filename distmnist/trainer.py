@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from distmnist.augment import draw_maps, warp
 from distmnist.checkpoint import weights_sha256
 from distmnist.config import Config, RunError
 from distmnist.data import Dataset, hold_out
@@ -103,9 +104,10 @@ class Trainer:
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.parameters, config)
         self.precision = Precision(amp, world.device, config.grad_clip)
-        self.reducer = build_reducer(self.model, world, config.virtual_ranks)
+        self.reducer = build_reducer(self.model, world, config.virtual_ranks, config.label_smoothing)
         self.ballots = BallotBox(world.device)
         self.wish, self.votes = Wish.NOTHING, torch.zeros(2, device=world.device)
+        self.maps: Tensor | None = None  # of the epoch: how each digit is seen
 
         self.position = self.updates = 0
         self.ballots_read = 0
@@ -141,6 +143,9 @@ class Trainer:
         self.model.train()
         batches = self.sampler.batches(first, self.world.device)
         self.clock = time.perf_counter()
+        if self.config.augment:
+            maps = draw_maps(self.config.seed, epoch, len(self.train), self.config.augment)
+            self.maps = maps.to(self.world.device)
         with self.log.progress(f"{self.config.model} {epoch + 1}/{self.config.epochs}", stop, first) as bar:
             for step, shares in zip(range(first, stop), batches, strict=False):
                 self._step(shares, self.sampler.plan.count(step))
@@ -182,6 +187,8 @@ class Trainer:
         self.reducer.start()
         for share in shares:
             images, labels = self.train.batch(share.indices)
+            if self.maps is not None:
+                images = warp(images, self.maps[share.indices])
             if self.config.dropout:
                 key = (self.config.seed, "dropout", self.config.model, self.position, share.part)
                 torch.manual_seed(seed_for(*key))

@@ -33,6 +33,7 @@ def test_the_defaults_are_the_published_recipe():
     assert (defaults.epochs, defaults.batch_size, defaults.lr, defaults.optimizer) == (5, 64, 1e-3, "adam")
     assert (defaults.activation, defaults.schedule) == ("relu", "constant")
     assert defaults.dropout == defaults.weight_decay == defaults.grad_clip == defaults.val_fraction == 0
+    assert defaults.augment == defaults.label_smoothing == 0
 
 
 def test_help_is_grouped_shows_every_option_and_calls_the_batch_global(capsys, monkeypatch):
@@ -64,6 +65,7 @@ def test_help_is_printed_by_rank_0_only(capsys, monkeypatch):
     --weight-decay -0.1|--weight-decay nan|--dropout 1|--dropout -0.1|--dropout nan|--momentum 1|--momentum nan
     --val-fraction 1|--val-fraction nan|--val-fraction -0.5|--grad-clip -1|--grad-clip nan|--seed -1|--max-steps 0
     --threads 0|--timeout 0|--timeout inf|--timeout nan|--optimizer lion|--activation sigmoid|--schedule linear
+    --label-smoothing 1|--label-smoothing -0.1|--label-smoothing nan|--augment -1|--augment nan|--augment 5
     --recipe worst|--amp fp8|--device tpu|--resume""".replace("\n", "|").split("|"),
 )
 def test_a_value_out_of_range_or_unknown_is_refused_in_one_line_that_names_the_option(typed):
@@ -149,6 +151,7 @@ def test_the_data_directory_comes_from_the_environment_unless_typed(monkeypatch)
 def test_what_changes_the_weights_is_compared_and_what_does_not_is_left_free():
     names = Config().result_options().keys()
     changing = "epochs batch_size lr optimizer momentum weight_decay schedule grad_clip dropout activation val_fraction"
+    changing += " augment label_smoothing"
     assert {*changing.split(), "seed", "max_steps", "amp"} <= names
     assert not names & {"data_dir", "output", "resume", "threads", "timeout"}
 

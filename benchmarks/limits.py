@@ -1,4 +1,4 @@
-"""What the machine could do at best, and what a step asks of it: the peak of a matrix product, FLOPs a training image."""
+"""What the machine could do at best, the peak of a matrix product; and what is asked of it, FLOPs a training image."""
 
 import time
 

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from keras import layers
 
-from benchmarks.peers.case import LR, Case, Run, cut, remainder
+from benchmarks.peers.case import LR, Case, Run, remainder
 from benchmarks.peers.layout import from_channels_last, to_channels_last
 from distmnist.data import Digits, normalise
 from distmnist.distributed import World

@@ -68,7 +68,8 @@ def import_costs(options: list[str], folder: Path) -> dict[str, float]:
 def report(facts: dict, answers: dict[str, list[float]], stages: dict[str, list[dict]], costs: dict[str, float]) -> str:
     rounds = len(next(iter(answers.values())))
     rows = [[name, f"{statistics.median(times):.2f} s"] for name, times in answers.items()]
-    parts = [describe(facts), f"Medians of {rounds} round{'s' if rounds > 1 else ''}.", markdown(["command", "answer after"], rows)]
+    medians = f"Medians of {rounds} round{'s' if rounds > 1 else ''}."
+    parts = [describe(facts), medians, markdown(["command", "answer after"], rows)]
     names = list(next(iter(stages.values()))[0])
     rows = []
     for job, runs in stages.items():

@@ -8,10 +8,13 @@ import argparse
 import importlib
 import json
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.limits import gemm_peaks
 from benchmarks.peers import ours
@@ -24,6 +27,8 @@ from distmnist.models import build_model
 
 WARM_UP = 10
 """Batches that each contestant trains a throw-away net on before it is timed; compilation comes before, too."""
+
+ALL_REDUCES = 50
 
 
 def measure(name: str, job: dict[str, Any], dataset: Dataset, world: World) -> dict[str, Any]:
@@ -48,18 +53,31 @@ def measure(name: str, job: dict[str, Any], dataset: Dataset, world: World) -> d
     }
 
 
+def all_reduce_seconds(world: World, size: int) -> float:
+    """The median of `ALL_REDUCES` sums of `size` bytes of float32 over the ranks, after two that are not timed."""
+    message = torch.ones(size // 4)
+    times = []
+    for _ in range(ALL_REDUCES + 2):
+        began = time.perf_counter()
+        world.sum_(message).zero_()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[2:])
+
+
 def answer(name: str, job: dict[str, Any], dataset: Dataset, world: World) -> dict[str, Any]:
     if name == "limits":
         return gemm_peaks()
     if name == "loader":
         digits = cut(dataset.train, job.pop("digits"))
         return {"seconds": min(ours.loader_seconds(Case(**job), digits) for _ in range(2))}
+    if name == "all_reduce":
+        return {"seconds": all_reduce_seconds(world, job["bytes"])}
     return measure(name, job, dataset, world)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="a module of benchmarks/peers, or limits, or loader")
+    parser.add_argument("name", help="a module of benchmarks/peers, or limits, loader or all_reduce")
     parser.add_argument("--data-dir", type=Path, required=True)
     arguments = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")

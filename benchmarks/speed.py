@@ -10,19 +10,15 @@ The peers come with the extra [bench]; those that are not installed are rows tha
 """
 
 import argparse
-import contextlib
 import importlib.util
 import itertools
 import json
-import os
-import socket
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from benchmarks import setting, speed_table
+from benchmarks.arena import Arena
 from benchmarks.limits import training_flops
 from distmnist.models import MODELS
 
@@ -45,73 +41,14 @@ SLOW = ("jax",)
 QUICK = {"rounds": 1, "batches": [64], "amps": ["off"], "mlp_digits": 19_200, "cnn_digits": 3_200, "slow_digits": 256}
 
 
-class Contestant:
-    """The process of one contestant, or its processes: each with torchrun's environment, told the same cases."""
-
-    def __init__(self, name: str, data_dir: Path, errors: Path, processes: int = 1) -> None:
-        """`errors`: a new file, which takes what the processes print."""
-        self.name, self.errors = name, errors
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        environment = os.environ | {
-            "KERAS_BACKEND": "jax",
-            "WORLD_SIZE": str(processes),
-            "LOCAL_WORLD_SIZE": str(processes),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-        with errors.open("w") as file:
-            self.processes = [
-                subprocess.Popen(
-                    [sys.executable, "-m", "benchmarks.contestant", name, "--data-dir", str(data_dir)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=file,
-                    env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    text=True,
-                )
-                for rank in range(processes)
-            ]
-
-    def ask(self, **job: Any) -> dict[str, Any]:
-        """The answer to one job: see contestant.py. Raises RuntimeError with the last lines it printed if it died."""
-        try:
-            for process in self.processes:
-                print(json.dumps(job), file=process.stdin, flush=True)
-            if answer := self.processes[0].stdout.readline():
-                return json.loads(answer)
-        except BrokenPipeError:
-            pass
-        last = self.errors.read_text(errors="replace").splitlines()[-20:]
-        raise RuntimeError("\n".join([f"the contestant {self.name} ended while it was asked {job}:", *last]))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        for process in self.processes:
-            process.stdin.close()  # ends its loop
-            if failure:
-                process.kill()
-        for process in self.processes:
-            process.wait()
-
-
 def measure(arguments: argparse.Namespace, contestants: list[str]) -> dict[str, Any]:
     """All rounds. Returns lists of what was measured, each entry with its round and its case."""
     found: dict[str, list[dict[str, Any]]] = {"limits": [], "loader": [], "training": []}
-    with contextlib.ExitStack() as stack:
-        folder, numbers = Path(stack.enter_context(tempfile.TemporaryDirectory())), itertools.count()
-
-        def start(name: str, processes: int = 1) -> Contestant:
-            errors = folder / f"{next(numbers)}.log"
-            return stack.enter_context(Contestant(name, arguments.data_dir, errors, processes))
-
-        limits, loader = start("limits"), start("loader")
-        running = {name: (start(name), None) for name in contestants}
+    with Arena(arguments.data_dir) as arena:
+        limits, loader = arena.start("limits"), arena.start("loader")
+        running = {name: (arena.start(name), None) for name in contestants}
         if "ours" in contestants:
-            running |= {name: (start("ours", count), 1) for name, count in OURS_BY_PROCESSES.items()}
+            running |= {name: (arena.start("ours", count), 1) for name, count in OURS_BY_PROCESSES.items()}
         for number in range(1, arguments.rounds + 1):
             found["limits"].append(limits.ask())
             for net, amp, batch in itertools.product(arguments.nets, arguments.amps, arguments.batches):

@@ -95,7 +95,7 @@ def test_starting_at_a_step_goes_on_where_the_steps_before_left_off():
 
 
 def test_the_shares_of_4096_replicas_are_disjoint_and_complete_and_none_holds_more_than_its_own():
-    """Held is the storage behind the indices: a view of the whole order would be 80 kB a replica instead of 24 bytes."""
+    """Held is the storage behind the indices: views of the whole order would be 80 kB a replica, not 24 bytes."""
     size, batch, replicas = 10_000, 6_000, 4096
     seen = torch.zeros(size, dtype=torch.int64)
     for sampler in samplers(size, batch, replicas):

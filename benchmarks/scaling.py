@@ -101,9 +101,9 @@ def report(facts: dict[str, Any], points: list[Point], steps: dict[tuple, float]
         "All-reduces of a message by gloo, one thread a process (* not used for the fit):",
         markdown(["bytes", *(f"{n} processes" for n in PROCESSES[1:])], rows),
         f"The ring model fitted to both columns: {1e6 * link.alpha:.0f} us a step, {link.bandwidth / 1e9:.2f} GB/s."
-        f" Its error on the {len(left_out)} points left out: {median:.0%} in the median, {worst:.0%} at worst. Fitted to"
-        f" 2 processes alone, its error at 4, which share {facts['cores']} cores: {other_median:.0%} in the median,"
-        f" {other_worst:.0%} at worst.",
+        f" Its error on the {len(left_out)} points left out: {median:.0%} in the median, {worst:.0%} at worst."
+        f" Fitted to 2 processes alone, its error at 4, which share {facts['cores']} cores: {other_median:.0%} in the"
+        f" median, {other_worst:.0%} at worst.",
         "Steps, and what the model makes of the time of one process that is given the share alone, plus one all-reduce,"
         " none of it overlapped:",
         markdown(

@@ -86,24 +86,28 @@ def projection(steps: dict[tuple, float], net: str) -> list[list[str]]:
     return rows
 
 
+def crowded(link: Link, points: list[Point]) -> str:
+    if not points:
+        return ""
+    median, worst = errors(link, points)
+    return f" Where processes share cores, of which it knows nothing: {median:.0%} and {worst:.0%}."
+
+
 def report(facts: dict[str, Any], points: list[Point], steps: dict[tuple, float]) -> str:
-    fitted = [p for p in points if p.size in FITTED]
-    left_out = [p for p in points if p.size not in FITTED]
-    two, four = ([p for p in points if p.processes == count] for count in PROCESSES[1:])
-    link = fit(fitted)
+    within = [p for p in points if p.processes <= max(2, facts["cores"])]
+    beyond = [p for p in points if p not in within]
+    link = fit([p for p in within if p.size in FITTED])
+    median, worst = errors(link, [p for p in within if p.size not in FITTED])
     cells = {(p.processes, p.size): f"{1e6 * p.seconds:,.0f} us" for p in points}
     sizes = sorted({p.size for p in points})
     rows = [[f"{size:,}{'' if size in FITTED else ' *'}", *(cells[n, size] for n in PROCESSES[1:])] for size in sizes]
-    median, worst = errors(link, left_out)
-    other_median, other_worst = errors(fit(two), four)
     parts = [
         describe(facts),
         "All-reduces of a message by gloo, one thread a process (* not used for the fit):",
         markdown(["bytes", *(f"{n} processes" for n in PROCESSES[1:])], rows),
-        f"The ring model fitted to both columns: {1e6 * link.alpha:.0f} us a step, {link.bandwidth / 1e9:.2f} GB/s."
-        f" Its error on the {len(left_out)} points left out: {median:.0%} in the median, {worst:.0%} at worst."
-        f" Fitted to 2 processes alone, its error at 4, which share {facts['cores']} cores: {other_median:.0%} in the"
-        f" median, {other_worst:.0%} at worst.",
+        f"The ring model, fitted where every process has a core: {1e6 * link.alpha:.0f} us a step,"
+        f" {link.bandwidth / 1e9:.2f} GB/s. Its error on the sizes left out: {median:.0%} in the median, {worst:.0%} at"
+        " worst." + crowded(link, beyond),
         "Steps, and what the model makes of the time of one process that is given the share alone, plus one all-reduce,"
         " none of it overlapped:",
         markdown(

@@ -64,7 +64,7 @@ def test_one_step_of_a_peer_on_a_batch_changes_the_weights_as_ours_does(monkeypa
     for name, tensor in trained["ours"].items():
         moved = (tensor - before[name]).abs().mean()
         assert moved > 1e-5
-        assert (trained[peer][name] - tensor).abs().mean() < 0.01 * moved
+        assert (trained[peer][name] - tensor).abs().mean() < 0.05 * moved
 
 
 def run_of(speeds, native_bf16=False, rounds=3):

@@ -45,6 +45,8 @@ def measure(name: str, job: dict[str, Any], dataset: Dataset, world: World) -> d
     net.load_state_dict(state)
     evaluation = evaluate(net, dataset.test, world)
     return {
+        "dataset": dataset.name,
+        "digits": len(digits),
         "seconds": seconds,
         "images_per_second": len(digits) / seconds,
         "test_accuracy": evaluation.accuracy,

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks import partition
 from benchmarks.arena import Arena
 from benchmarks.linkmodel import LINKS, Link, Point, errors, fit
-from benchmarks.setting import describe, fill, markdown, setting
+from benchmarks.setting import describe, fill, markdown, page, setting
 from distmnist.models import MODELS, build_model
 
 PROCESSES = (1, 2, 4)
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mlp-digits", type=int, default=20_000)
     parser.add_argument("--cnn-digits", type=int, default=5_120)
-    parser.add_argument("--page", type=Path, help="a Markdown page whose marked tables are filled in")
+    parser.add_argument("--page", type=page, help="a Markdown page whose marked tables are filled in")
     arguments = parser.parse_args()
     facts = setting("benchmarks.scaling")
     digits = {net: getattr(arguments, f"{net}_digits") for net in MODELS}

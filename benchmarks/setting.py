@@ -1,5 +1,6 @@
 """Where a benchmark ran: command, date, commit, hardware, versions; and how its tables get onto a Markdown page."""
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -72,6 +73,14 @@ def markdown(head: list[str], rows: Rows) -> str:
     """A table: the first column to the left, the others to the right."""
     marks = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, marks, *rows))
+
+
+def page(name: str) -> Path:
+    """For argparse: a page must be there before a long run that is to fill it begins."""
+    path = Path(name)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{name} is not a file")
+    return path
 
 
 def fill(page: Path, name: str, text: str) -> None:

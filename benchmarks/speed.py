@@ -83,7 +83,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--slow-digits", type=int, default=1_024, help=f"of the cnn by {', '.join(SLOW)}")
     parser.add_argument("--quick", action="store_true", help="one round, batch 64, amp off, few digits")
     parser.add_argument("--output", type=Path, help="folder for speed.json, speed.md and, with matplotlib, speed.svg")
-    parser.add_argument("--page", type=Path, help="a Markdown page whose marked tables are filled in")
+    parser.add_argument("--page", type=setting.page, help="a Markdown page whose marked tables are filled in")
     arguments = parser.parse_args()
     if arguments.quick:
         vars(arguments).update(QUICK)

@@ -147,10 +147,12 @@ def report(found: Found) -> str:
     measured = Measured(found)
     rounds = len(found["limits"])
     peaks = ", ".join(f"{PRECISIONS[amp]} {peak / 1e9:,.0f}" for amp, peak in measured.peaks.items())
+    data = sorted({f"{row['dataset']} ({row['test_digits']:,} test digits)" for row in found["training"]})
     flops = ", ".join(f"{net} {count / 1e6:.2f}" for net, count in found["flops"].items())
     parts = [
         describe(found["setting"]),
-        f"Medians of {rounds} round{'s' if rounds > 1 else ''}. GFLOP/s of a 2048^3 matrix product, all cores: {peaks}."
+        f"Data: {', '.join(data)}. Medians of {rounds} round{'s' if rounds > 1 else ''}."
+        f" GFLOP/s of a 2048^3 matrix product, all cores: {peaks}."
         f" MFLOP a training image: {flops}. Where the digits are fewer than 60,000, the epoch is one over the first of"
         " them, and the accuracy is what that little training gives.",
         *(table(measured, net) for net in found["flops"]),

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from benchmarks.first_step import FILE
-from benchmarks.setting import describe, fill, markdown, setting
+from benchmarks.setting import describe, fill, markdown, page, setting
 
 TRAIN = ["-m", "distmnist.train"]
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", default="cnn")
-    parser.add_argument("--page", type=Path, help="a Markdown page whose marked tables are filled in")
+    parser.add_argument("--page", type=page, help="a Markdown page whose marked tables are filled in")
     arguments = parser.parse_args()
     facts = setting("benchmarks.startup")
     answers: dict[str, list[float]] = {name: [] for name in ANSWERS}

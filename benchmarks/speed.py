@@ -93,7 +93,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     present = [name for name in arguments.contestants if importlib.util.find_spec(PACKAGES[name])]
-    facts = setting.setting("benchmarks.speed", *PACKAGES.values())
+    facts = setting.setting("benchmarks.speed", *PACKAGES.values(), "jax")
     found = {
         "setting": facts,
         "absent": [name for name in arguments.contestants if name not in present],

@@ -177,7 +177,7 @@ def plot(found: Found, path: Path) -> None:
         bars = axes.barh(list(speeds)[::-1], list(speeds.values())[::-1])
         axes.bar_label(bars, fmt="{:,.0f}", padding=3)
         axes.set(xscale="log", title=f"{net}, batch {batch}, fp32: training images a second")
-        axes.margins(x=0.2)
+        axes.margins(x=0.3)
     figure.savefig(path, metadata={"Date": None})
 
 

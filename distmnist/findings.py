@@ -18,8 +18,8 @@ from distmnist.summary import PUBLISHED, align
 
 LEGEND = """\
 Intervals are of 95 %. Over the random seeds: where the mean of all trainings by this recipe lies. Over the test digits:
-what other digits would say of these nets (bootstrap). Significant: both leave out zero. McNemar's test is of two trained
-nets each time, not of their recipes. Train time is one run's while others ran beside it."""
+what other digits would say of these nets (bootstrap). Significant: both leave out zero. McNemar's test is of two
+trained nets each time, not of their recipes. Train time is one run's while others ran beside it."""
 
 
 class Findings:

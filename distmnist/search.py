@@ -6,7 +6,7 @@ A setting is option -> value. The published setting, if its values are listed, c
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -48,20 +48,28 @@ def random(space: Space, count: int, seed: int) -> list[Setting]:
     return [first, *(others[place] for place in order[: count - 1])]
 
 
-class Listed:
-    """A search whose settings are known beforehand."""
+class Search(Protocol):
+    """Proposes settings, numbered from 0. `known`: those that are known beforehand."""
 
-    def __init__(self, settings: Sequence[Setting]) -> None:
-        self.settings = settings
+    known: Sequence[Setting]
 
-    def __iter__(self) -> Iterator[tuple[int, Setting]]:
-        return iter(enumerate(self.settings))
+    def __iter__(self) -> Iterator[tuple[int, Setting]]: ...
 
     def tell(self, number: int, accuracy: float | None) -> None:
-        """Takes note of what came of setting `number`; None: it failed."""
+        """Takes note of what came of setting `number`: the accuracy on held-out digits, None if it failed."""
 
 
-class Optuna:
+class Listed(Search):
+    """A search that knows all its settings beforehand."""
+
+    def __init__(self, settings: Sequence[Setting]) -> None:
+        self.known = settings
+
+    def __iter__(self) -> Iterator[tuple[int, Setting]]:
+        return iter(enumerate(self.known))
+
+
+class Optuna(Search):
     """A search by Optuna's tree of Parzen estimators: each setting follows from the held-out accuracies so far.
 
     `known`: the settings of an earlier attempt, tried first and in the same order. None is tried twice.
@@ -78,7 +86,8 @@ class Optuna:
                 "--search optuna needs optuna; install distmnist with the extra: pip install '.[sweep]'"
             ) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.space, self.count, self.failed = space, min(count, size(space)), optuna.trial.TrialState.FAIL
+        self.space, self.count, self.known = space, min(count, size(space)), known
+        self.failed = optuna.trial.TrialState.FAIL
         sampler = optuna.samplers.TPESampler(seed=seed_for(seed, "optuna", len(known)))
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
         for setting in known or [centre(space)]:
@@ -103,7 +112,6 @@ class Optuna:
             yield len(self.trials) - 1, setting
 
     def tell(self, number: int, accuracy: float | None) -> None:
-        """Takes note of what came of setting `number`; None: it failed."""
         trial = self.trials[number]
         if accuracy is None:
             self.study.tell(trial, state=self.failed)

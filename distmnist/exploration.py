@@ -1,9 +1,10 @@
 """The course of a sweep: every trial on held-out digits, then the winner once on the test digits."""
 
 import argparse
+import contextlib
 import functools
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from distmnist import pool, search
@@ -14,7 +15,7 @@ from distmnist.search import Search, Setting
 from distmnist.signals import Signals
 from distmnist.trials import Trials
 
-Start = Callable[[Iterable[Member]], Iterator[Outcome]]
+Start = Callable[[Iterable[Member]], Generator[Outcome, None, None]]
 """Runs members and yields them as they end: `pool.run`, with everything else said."""
 
 
@@ -73,12 +74,13 @@ def explore(
             save()
             yield from runs
 
-    for member, error in start(proposals()):
-        if isinstance(error, UsageError):
-            raise error
-        if (number := trials.add(member, error)) is not None:
-            plan.tell(number, trials.accuracy(number))
-            log.say(trials.line(number))
+    with contextlib.closing(start(proposals())) as outcomes:
+        for member, error in outcomes:
+            if isinstance(error, UsageError):
+                raise error
+            if (number := trials.add(member, error)) is not None:
+                plan.tell(number, trials.accuracy(number))
+                log.say(trials.line(number))
 
 
 def try_winner(own: argparse.Namespace, trials: Trials, start: Start, log: Log) -> None:
@@ -92,10 +94,11 @@ def try_winner(own: argparse.Namespace, trials: Trials, start: Start, log: Log) 
         for seed in range(last, last + own.repeats)
     ]
     done = []
-    for member, error in start(finals):
-        if error:
-            raise error
-        done.append(member)
+    with contextlib.closing(start(finals)) as outcomes:
+        for member, error in outcomes:
+            if error:
+                raise error
+            done.append(member)
     if len(done) == len(finals):
         trials.test(chosen, finals)
 

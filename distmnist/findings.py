@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
 
 from distmnist import claims
 from distmnist.config import UsageError
 from distmnist.job import nets
 from distmnist.pool import Jobs, Member
-from distmnist.rundir import versions
-from distmnist.significance import LEVEL, Answers, Comparison, compare, spread
+from distmnist.significance import LEVEL, Answers, Comparison, compare, spread, versions
 from distmnist.summary import PUBLISHED, align
 
 LEGEND = """\
@@ -64,7 +62,7 @@ class Findings:
             "dataset": self.dataset,
             "repeats": len(self.seeds),
             "seeds": self.seeds,
-            "versions": {**versions(), "scipy": scipy.__version__},
+            "versions": versions(),
             "jobs": str(self.jobs),
             "recipes": {recipe: self._figures(recipe) for recipe in self.recipes},
             **self._conclude(),

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -91,7 +91,6 @@ def open_directory(path: Path) -> Iterator[RunDirectory]:
     try:
         if directory.holds_run():
             raise UsageError(f"--output {path} holds a run of distmnist.train; name another")
-        (path / "runs").mkdir(exist_ok=True)
         yield directory
     finally:
         directory.release()
@@ -119,7 +118,7 @@ class Jobs:
 
     number: int
     threads: int
-    gpus: Sequence[str] = ()
+    gpus: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = f", one of {len(self.gpus)} GPUs each" if self.gpus else ""
@@ -128,18 +127,18 @@ class Jobs:
 
 def share_out(wish: int | None, threads: int | None, device: str, runs: int) -> Jobs:
     """By default one run a GPU, else one a core: whole runs never wait for each other, as threads do."""
-    gpus = [] if device == "cpu" else visible_gpus()
+    gpus = () if device == "cpu" else visible_gpus()
     number = min(wish or len(gpus) or usable_cores(), runs)
     return Jobs(number, threads or max(1, usable_cores() // number), gpus)
 
 
-def visible_gpus() -> list[str]:
+def visible_gpus() -> tuple[str, ...]:
     """The names of this process's GPUs, as CUDA_VISIBLE_DEVICES takes them."""
     import torch
 
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (named.split(",") if named else [str(gpu) for gpu in range(count)])[:count]
+    return tuple(named.split(",") if named else map(str, range(count)))[:count]
 
 
 Outcome = tuple[Member, UsageError | RunError | None]
@@ -162,12 +161,12 @@ class Running:
         return (UsageError if self.process.returncode == 2 else RunError)(f"{self.member.path}: {told}")
 
 
-def run(members: Iterable[Member], jobs: Jobs, wishes: Callable[[], Wish]) -> Iterator[Outcome]:
+def run(members: Iterable[Member], jobs: Jobs, wishes: Callable[[], Wish]) -> Generator[Outcome, None, None]:
     """Yields each member once it is finished, with None, or once it has failed, with the error.
 
     A member that is finished already is not run, one that was begun goes on. The next one is drawn from `members` when
-    there is room for it, so what has been yielded may decide what comes. When `wishes` says to stop, and whenever the
-    caller leaves, those that run are asked to keep a snapshot and waited for, and nothing more is yielded.
+    there is room for it, so what has been yielded may decide what comes. When `wishes` says to stop, and when the
+    generator is closed, those that run are asked to keep a snapshot and waited for; nothing more is yielded.
     """
     waiting, slots, running = iter(members), set(range(jobs.number)), []
     try:

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from distmnist import rundir
 from distmnist.config import UsageError
 
 try:
+    import scipy
     from scipy import stats
 except ModuleNotFoundError as error:
     raise UsageError("the statistics need scipy; install distmnist with the extra: pip install '.[study]'") from error
@@ -27,6 +29,11 @@ RESAMPLES = 9999
 
 BATCH = 100
 """Resamples held in memory at a time: 10,000 digits each."""
+
+
+def versions() -> dict[str, str]:
+    """Of everything that figures and conclusions may depend on."""
+    return {**rundir.versions(), "scipy": scipy.__version__}
 
 
 class Interval(NamedTuple):

@@ -8,6 +8,7 @@ SIGTERM.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import signal
 import sys
@@ -99,8 +100,8 @@ def work(arguments: Sequence[str] | None) -> int:
             f" are finished\ndata: {dataset['name']}\noutput: {directory.path}"
         )
         directory.write_json("study.json", findings.to_json())
-        with Signals() as signals:
-            for member, error in pool.run(members.values(), jobs, signals):
+        with Signals() as signals, contextlib.closing(pool.run(members.values(), jobs, signals)) as outcomes:
+            for member, error in outcomes:
                 if error:
                     raise error
                 log.say(findings.add(member))

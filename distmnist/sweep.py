@@ -28,9 +28,8 @@ SPACE: dict[str, list[Any]] = {
 }
 """What is explored if nothing is listed: the published options and batch sizes, each with values on either side."""
 
-OWN = ("output", "resume", "seed", "virtual_ranks", "timeout")
-FIXED = ("model", "val_fraction")
-"""Options of training that have one value in the whole sweep."""
+OWN = ("model", "val_fraction", "output", "resume", "seed", "virtual_ranks", "timeout")
+"""Options of training that have one value in the whole sweep, or that one process has no use for."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -47,6 +46,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
+    parser.add_argument("--model", default="cnn", metavar="NET", help="the net to explore (default: cnn)")
     parser.add_argument(
         "--search",
         choices=("star", "grid", "random", "optuna"),
@@ -60,6 +60,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the first random seed (default: 0)")
     parser.add_argument(
+        "--val-fraction",
+        type=float,
+        default=0.1,
+        metavar="X",
+        help="share of the training digits held out to choose by (default: 0.1)",
+    )
+    parser.add_argument(
         "--jobs", type=int, default=None, metavar="N", help="runs at a time (default: one a GPU, else one a core)"
     )
     parser.add_argument(
@@ -70,13 +77,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="where the sweep goes, or the one to go on with (default: runs/sweep)",
     )
     fields = [field for field in dataclasses.fields(Config) if field.name not in OWN]
-    lists = {field.name for field in fields if field.metadata["group"] == TRAINING} - {*FIXED}
+    lists = {field.name for field in fields if field.metadata["group"] == TRAINING}
     add_options(parser, fields, lists)
     given = vars(parser.parse_args(arguments))
     typed = {name: given.pop(name) for name in list(given) if name in lists}
     names = ("search", "trials", "repeats", "seed", "jobs", "output")
     own = argparse.Namespace(**{name: given.pop(name) for name in names})
-    own.given = {"model": "cnn", "val_fraction": 0.1, **given}
+    own.given = given
     own.space = typed if any(len(values) > 1 for values in typed.values()) else {**SPACE, **typed}
     check(own)
     return own

@@ -9,13 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import scipy
-
 from distmnist import claims
 from distmnist.config import RunError, option_flag
 from distmnist.pool import Member
-from distmnist.rundir import versions
-from distmnist.significance import spread
+from distmnist.significance import spread, versions
 from distmnist.summary import align
 
 RULE = (
@@ -133,7 +130,7 @@ class Trials:
             **self.facts,
             "model": self.net,
             "seeds": self.seeds,
-            "versions": {**versions(), "scipy": scipy.__version__},
+            "versions": versions(),
             "rule": RULE,
             "proposed": list(self.settings.values()),
             "trials": self.entries(),

@@ -50,7 +50,7 @@ def of_the_nets(comparison: Comparison) -> list[Claim]:
     """
     better, loss = comparison.interval, comparison.loss_interval
     told = f"over {len(comparison.seeds)} random seeds and the test digits" if better else "from one random seed"
-    accuracy = f"the cnn's accuracy is {100 * comparison.difference:+.2f} percentage points from the mlp's"
+    accuracy = f"the cnn's accuracy less the mlp's is {100 * comparison.difference:+.2f} percentage points"
     ratio = f"the cnn's test loss is {comparison.loss_ratio:.2f} times the mlp's"
     if better and loss:
         accuracy += f" (95 % interval {100 * better.low:+.2f} to {100 * better.high:+.2f} {told})"

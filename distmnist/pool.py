@@ -15,6 +15,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from distmnist import data, train
 from distmnist.config import Config, RunError, UsageError, option_flag, resolve, to_json
 from distmnist.distributed import VARIABLES
@@ -134,18 +136,19 @@ def share_out(wish: int | None, threads: int | None, device: str, runs: int) -> 
 
 def visible_gpus() -> tuple[str, ...]:
     """The names of this process's GPUs, as CUDA_VISIBLE_DEVICES takes them."""
-    import torch
-
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return tuple(named.split(",") if named else map(str, range(count)))[:count]
 
 
 Outcome = tuple[Member, UsageError | RunError | None]
+"""A member that has ended, and what went wrong."""
 
 
 @dataclasses.dataclass
 class Running:
+    """A member's process. errors: what it writes to standard error."""
+
     member: Member
     slot: int
     process: subprocess.Popen
@@ -210,6 +213,7 @@ def start(member: Member, slot: int, jobs: Jobs) -> Running:
 
 
 def stop(running: Sequence[Running]) -> None:
+    """Has the processes keep a snapshot and end; one that takes too long is killed, and goes on from the one before."""
     for one in running:
         one.process.terminate()
     deadline = time.monotonic() + PATIENCE

@@ -179,7 +179,7 @@ def test_the_cores_and_gpus_are_shared_out_among_the_runs(monkeypatch):
     assert pool.share_out(None, None, "auto", 40) == pool.Jobs(2, 8, ("2", "3"))
 
 
-REAL = ["--repeats=1", "--recipes=reference", "--model=mlp", "--epochs=4", "--batch-size=20", "--threads=1"]
+REAL = ["--repeats=1", "--recipes=reference", "--model=mlp", "--epochs=20", "--batch-size=40", "--threads=1"]
 
 
 def wait_for(path, process=None):
@@ -202,7 +202,7 @@ def test_a_study_that_is_killed_and_one_that_is_interrupted_go_on_where_they_wer
     with subprocess.Popen(
         [sys.executable, "-m", "distmnist.study", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        wait_for(snapshot, process)
+        wait_for(snapshot.with_name("metrics.jsonl"), process)
         process.kill()
     # The run dies with the study: it lets go of its directory, and leaves it as a run of the command's own.
     FileLock("a/runs/reference-seed0/.lock").acquire(timeout=10).lock.release()
@@ -225,7 +225,7 @@ def test_a_study_that_is_killed_and_one_that_is_interrupted_go_on_where_they_wer
     assert json.loads(Path("a/runs/reference-seed0/summary.json").read_text())["status"] == "interrupted"
 
     assert study.main(arguments) == 0
-    assert len(history()) == 4 and history()[0] == first  # with the time it took: it was not trained again
+    assert len(history()) == 20 and history()[0] == first  # with the time it took: it was not trained again
     assert written()["status"] == "finished" and written()["recipes"]["reference"]["mlp"]["parameters"] == 109_386
 
 

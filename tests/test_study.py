@@ -126,6 +126,15 @@ def test_predictions_of_other_digits_are_refused(command):
     assert "other test digits" in refusal(command("--repeats=3", "--recipes=reference"))
 
 
+def test_runs_of_different_precision_are_not_compared(command):
+    fabricate()
+    path = Path("a/runs/reference-seed1/summary.json")
+    path.write_text(path.read_text().replace('"amp": "off"', '"amp": "bf16"'))
+    assert "the runs have amp bf16 and off: they cannot be compared" in refusal(
+        command("--repeats=3", "--recipes=reference")
+    )
+
+
 def test_an_option_that_differs_from_a_runs_own_is_refused_by_its_name(command):
     fabricate()
     for typed, told in {

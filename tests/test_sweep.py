@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -220,3 +221,22 @@ def test_a_setting_that_diverges_is_a_failed_trial_and_the_others_are_judged(com
     assert code == 0 and [trial["options"]["lr"] for trial in written()["trials"]] == [0.001]
     assert written()["failed"] == [{"trial": 1, "options": {"lr": 0.01, "epochs": 1}, "words": "the loss is nan"}]
     assert "trial 1 failed: the loss is nan" in out
+
+
+def test_an_interrupted_sweep_names_no_winner_and_goes_on_with_what_is_finished(command, monkeypatch):
+    fabricate([({"lr": 0.001}, [0.90, 0.91]), ({"lr": 0.01}, [0.95, 0.96])], tested={"lr": 0.01}, epochs=1)
+    genuine = pool.run
+
+    def interrupted(members, jobs, wishes):
+        for number, outcome in enumerate(genuine(members, jobs, wishes)):
+            yield outcome
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(pool, "run", interrupted)
+    code, out, _ = command(*TYPED)
+    assert code == 130 and "interrupted; the same command goes on with a" in out and "test accuracy" not in out
+    assert (written()["status"], written()["winner"], len(written()["trials"])) == ("interrupted", None, 1)
+    monkeypatch.setattr(pool, "run", genuine)
+    assert command(*TYPED)[0] == 0
+    assert written()["status"] == "finished" and written()["winner"]["options"]["lr"] == 0.01

@@ -101,7 +101,7 @@ def inline(svg: bytes, name: str, label: str) -> str:
 
     text = svg.decode()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r"(url\(|href=\")#", rf"\1#{name}-", text)
     for variable, colour in PALETTE.items():

@@ -1,0 +1,258 @@
+"""Reads what train, study and sweep left behind, and believes none of it before it has been checked."""
+
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distmnist import data
+from distmnist.config import UsageError
+from distmnist.data import Dataset
+from distmnist.metrics import CLASSES
+
+NUMBER = (int, float)
+SHAPES: dict[str, Any] = {
+    "run": {"schema": int, "status": str, "dataset": {"name": str, "train": int, "test": int}, "models": dict},
+    "net": {"test_accuracy": NUMBER, "test_loss": NUMBER, "train_seconds": NUMBER, "parameters": int, "correct": int},
+    "epoch": {"epoch": int, "train_loss": NUMBER, "test_loss": NUMBER, "test_accuracy": NUMBER},
+    "study": {"schema": int, "status": str, "dataset": {"name": str}, "recipes": dict, "comparisons": [dict]},
+    "recipe": {"accuracy": {"mean": NUMBER, "values": [NUMBER]}, "parameters": int},
+    "comparison": {"recipe": str, "a": str, "b": str, "words": str},
+    "mcnemar": {"seed": int, "only_a": int, "only_b": int, "p": NUMBER},
+    "claim": {"claim": str, "verdict": str, "words": str},
+    "sweep": {"schema": int, "status": str, "dataset": {"name": str}, "model": str, "trials": [dict]},
+    "trial": {
+        "options": dict,
+        "val_accuracy": {"mean": NUMBER, "values": [NUMBER]},
+        "train_seconds": {"mean": NUMBER},
+        "pareto": bool,
+    },
+}
+"""What a file must have for the page to be made of it: key -> type, or the same of an object in it; [] for a list."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """One net of one run. history: the lines of metrics.jsonl; predictions, labels: uint8 [n]; losses: float32 [n]."""
+
+    run: Path
+    name: str
+    options: dict[str, Any]
+    figures: dict[str, Any]
+    history: list[dict[str, Any]]
+    predictions: np.ndarray
+    labels: np.ndarray
+    losses: np.ndarray
+
+    @property
+    def seed(self) -> Any:
+        return self.options.get("seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    path: Path
+    summary: dict[str, Any]
+    config: dict[str, Any]
+    nets: dict[str, Net]
+    of_study: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """Everything that one page is about; dataset: its name and sizes, the same for all."""
+
+    dataset: dict[str, Any]
+    runs: list[Run]
+    study: dict[str, Any] | None
+    sweeps: list[dict[str, Any]]
+
+
+def read(paths: Sequence[Path]) -> Material:
+    """Raises UsageError, one line: no such thing, unfinished, damaged, of different data sets, or named twice."""
+    runs: list[Run] = []
+    studies: list[dict[str, Any]] = []
+    sweeps: list[dict[str, Any]] = []
+    datasets: dict[str, Path] = {}
+    for path in paths:
+        if (path / "study.json").is_file():
+            studies.append(read_study(path / "study.json"))
+            members = [member for member in sorted((path / "runs").glob("*")) if (member / "summary.json").is_file()]
+            runs += [dataclasses.replace(read_run(member), of_study=True) for member in members]
+            datasets.setdefault(studies[-1]["dataset"]["name"], path)
+        elif (path / "sweep.json").is_file():
+            sweeps.append(read_sweep(path / "sweep.json"))
+            datasets.setdefault(sweeps[-1]["dataset"]["name"], path)
+        else:
+            runs.append(read_run(path))
+    for run in runs:
+        datasets.setdefault(run.summary["dataset"]["name"], run.path)
+    if len(datasets) > 1:
+        told = " and ".join(f"{path} on {name}" for name, path in datasets.items())
+        raise UsageError(f"results of different data sets do not compare: {told}; name those of one")
+    if len({str(run.summary["dataset"]) for run in runs}) > 1:
+        raise UsageError("the runs have the same data set's name and different sizes; they do not compare")
+    if len(studies) > 1:
+        raise UsageError("a page is about one study; name one")
+    refuse_twins(runs)
+    dataset = runs[0].summary["dataset"] if runs else (studies + sweeps)[0]["dataset"]
+    return Material(dataset, runs, studies[0] if studies else None, sweeps)
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    study = load(path, "study")
+    for recipe, nets in study["recipes"].items():
+        conform(nets, dict, f"{path}, {recipe}")
+        for net, entry in nets.items():
+            conform(entry, SHAPES["recipe"], f"{path}, {recipe} {net}")
+    conform(study["comparisons"], [SHAPES["comparison"]], f"{path}, comparisons")
+    for comparison in study["comparisons"]:
+        conform(comparison.setdefault("mcnemar", []), [SHAPES["mcnemar"]], f"{path}, mcnemar")
+    conform(study.setdefault("claims", []), [SHAPES["claim"]], f"{path}, claims")
+    return study
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    sweep = load(path, "sweep")
+    conform(sweep["trials"], [SHAPES["trial"]], f"{path}, trials")
+    conform(sweep.setdefault("claims", []), [SHAPES["claim"]], f"{path}, claims")
+    if not sweep["trials"]:
+        raise UsageError(f"{path} has no trial")
+    return sweep
+
+
+def read_run(path: Path) -> Run:
+    """One finished run's directory. UsageError: it is none."""
+    if not (path / "config.json").is_file():
+        raise UsageError(f"{path} is no run, study or sweep (no config.json, study.json or sweep.json); name one")
+    if not (path / "summary.json").is_file():
+        raise UsageError(f"{path} is not finished; go on with it: --resume --output {path}")
+    summary = load(path / "summary.json", "run")
+    config = load(path / "config.json")
+    nets = {}
+    for name, figures in summary["models"].items():
+        conform(figures, SHAPES["net"], f"{path / 'summary.json'}, {name}")
+        options = config.get("options", {}).get(name)
+        if not isinstance(options, dict):
+            raise UsageError(f"{path / 'config.json'} does not say the options of {name}")
+        nets[name] = Net(path, name, options, figures, read_history(path, name), *read_predictions(path, name, figures))
+    if not nets:
+        raise UsageError(f"{path} holds no finished net")
+    return Run(path, summary, config, nets)
+
+
+def load(path: Path, kind: str | None = None) -> dict[str, Any]:
+    """A JSON object, of schema 1, finished, and of the shape of its kind."""
+    content = parse(path)
+    if kind:
+        conform(content, SHAPES[kind], str(path))
+        if content["schema"] != 1:
+            raise UsageError(f"{path} has schema {content['schema']}; this distmnist reads 1")
+        if content["status"] != "finished":
+            raise UsageError(f"{path.parent} is not finished ({content['status']}): go on with it, then ask again")
+    elif not isinstance(content, dict):
+        raise UsageError(f"{path} is damaged: no object")
+    return content
+
+
+def parse(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+
+
+def conform(value: Any, shape: Any, where: str) -> None:
+    """Raises UsageError unless `value` has what `shape` says. NaN and infinity are no numbers."""
+    if isinstance(shape, dict):
+        conform(value, dict, where)
+        for key, inner in shape.items():
+            if key not in value:
+                raise UsageError(f"{where} lacks {key!r}: damaged, or of another version")
+            conform(value[key], inner, f"{where}, {key}")
+    elif isinstance(shape, list):
+        conform(value, list, where)
+        for number, item in enumerate(value, 1):
+            conform(item, shape[0], f"{where}, number {number}")
+    elif not isinstance(value, shape) or (isinstance(value, bool) and shape is not bool):
+        raise UsageError(f"{where} is no {shape.__name__ if isinstance(shape, type) else 'number'}: damaged")
+    elif isinstance(value, float) and not np.isfinite(value):
+        raise UsageError(f"{where} is {value}: damaged")
+
+
+def read_history(run: Path, net: str) -> list[dict[str, Any]]:
+    path = run / net / "metrics.jsonl"
+    try:
+        history = [json.loads(line) for line in path.read_text().splitlines()]
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: {error}") from error
+    if not history:
+        raise UsageError(f"{path} is empty")
+    for number, entry in enumerate(history, 1):
+        conform(entry, SHAPES["epoch"], f"{path}, line {number}")
+    return history
+
+
+def read_predictions(run: Path, net: str, figures: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """predictions, labels, losses. UsageError: damaged, or not what summary.json counted."""
+    path = run / net / "predictions.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            predictions, labels, losses = (arrays[name] for name in ("predictions", "labels", "losses"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} is damaged: {error}") from error
+    shape = labels.shape
+    if len(shape) != 1 or not (predictions.shape == losses.shape == shape) or not np.isfinite(losses).all():
+        raise UsageError(f"{path} is damaged: its arrays do not fit each other")
+    if max(predictions.max(initial=0), labels.max(initial=0)) >= CLASSES:
+        raise UsageError(f"{path} is damaged: a digit above 9")
+    if int((predictions == labels).sum()) != figures["correct"]:
+        raise UsageError(f"{path} does not belong to summary.json: it counts other right answers")
+    return predictions, labels, losses
+
+
+def refuse_twins(runs: Sequence[Run]) -> None:
+    """The same net twice with the same options and random seed is no second, independent result."""
+    known: dict[str, Path] = {}
+    for run in runs:
+        for net in run.nets.values():
+            key = json.dumps([net.name, sorted((k, v) for k, v in net.options.items() if k in result_options())])
+            if key in known:
+                raise UsageError(
+                    f"{known[key]} and {run.path} trained {net.name} with the same options and random seed:"
+                    " they are no two repeats; name one of them"
+                )
+            known[key] = run.path
+
+
+def result_options() -> set[str]:
+    """The names of the options that change the trained weights."""
+    from distmnist.config import Config
+
+    return {field.name for field in dataclasses.fields(Config) if field.metadata["result"]}
+
+
+def find_digits(material: Material, data_dir: Path | None) -> Dataset:
+    """The data set that the runs were tested on. UsageError: it is not on this machine, or is another."""
+    name = material.dataset["name"]
+    sample = data.load_sample()
+    if name == sample.name:
+        return sample
+    noted = [Path(str(run.config.get("given", {}).get("data_dir", "data"))) for run in material.runs[:1]]
+    places = [data_dir] if data_dir else [Path(os.environ.get("DISTMNIST_DATA") or "data"), *noted]
+    for place in places:
+        if data.find(place) and (dataset := data.load(place)).name == name:
+            return dataset
+    looked = ", ".join(map(str, places))
+    raise UsageError(f"no {name} in {looked}: the page shows its test digits; name their directory with --data-dir")

@@ -33,8 +33,8 @@ PALETTE = {
 """name -> colour on white paper. The report's style sheet has a variable of each name."""
 
 SERIES = [PALETTE[name] for name in "abcdef"]
-SIZE = (5.2, 3.4)
-"""Inches. At 72 points an inch a telephone shows it at nearly its own size."""
+SIZE = (4.4, 3.1)
+"""Inches: small, so that a telephone shows its text at nearly its own size."""
 
 Curves = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
 """label -> the histories (lines of metrics.jsonl) of its repeats."""
@@ -183,7 +183,7 @@ def confusion(matrix: Any, net: str) -> "Figure":
     counts = np.asarray(matrix)
     mistakes = counts - np.diag(np.diag(counts))
     most = max(int(mistakes.max()), 1)
-    figure, axes = panel((4.6, 4.4))
+    figure, axes = panel((4.3, 4.1))
     for row, column in np.ndindex(counts.shape):
         count = int(counts[row, column])
         right = row == column
@@ -203,7 +203,7 @@ def confusion(matrix: Any, net: str) -> "Figure":
 
 def comparison(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     """rows: label, values (accuracies), interval (low, high) or None, published (an accuracy) or None."""
-    figure, axes = panel((5.2, 0.9 + 0.5 * len(rows)))
+    figure, axes = panel((4.4, 0.9 + 0.45 * len(rows)))
     for index, (row, colour) in enumerate(zip(rows, series(row["label"] for row in rows), strict=True)):
         values = [100 * value for value in row["values"]]
         axes.plot(values, [index] * len(values), "o", color=colour, alpha=0.45 if len(values) > 1 else 1)
@@ -225,7 +225,7 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> "Figure":
 
 def calibration(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
     """net -> bins: confidence and accuracy (means), low and high (the accuracy's 95 % interval)."""
-    figure, axes = panel((4.6, 4.2))
+    figure, axes = panel((4.2, 3.9))
     axes.plot([0, 1], [0, 1], color=PALETTE["soft"], linewidth=0.8, linestyle=":", label="as sure as right")
     for colour, (net, filled) in zip(series(bins), bins.items(), strict=True):
         x, y = [b["confidence"] for b in filled], [b["accuracy"] for b in filled]
@@ -256,7 +256,7 @@ def trade_off(trials: Sequence[Mapping[str, Any]]) -> "Figure":
 
 def effect(option: str, values: Sequence[tuple[str, Sequence[float]]]) -> "Figure":
     """One searched option: its values in order, each with the mean validation accuracies of its trials."""
-    figure, axes = panel((4.2, 3.0))
+    figure, axes = panel((4.0, 2.9))
     for index, (_, accuracies) in enumerate(values):
         axes.plot([index] * len(accuracies), [100 * a for a in accuracies], "o", color=PALETTE["b"], alpha=0.5)
         axes.plot(index, 100 * sum(accuracies) / len(accuracies), "_", color=PALETTE["a"], markersize=18)

@@ -70,7 +70,7 @@
     document.querySelectorAll("#probabilities tbody tr").forEach((row, digit) => {
       row.querySelectorAll("td").forEach((cell, i) => {
         const p = answers ? answers[i][digit] : 0;
-        cell.querySelector(".bar").style.width = `${100 * p}%`;
+        cell.querySelector(".bar").style.width = `calc((100% - 0.8rem) * ${p})`;
         cell.querySelector(".value").textContent = answers ? `${(100 * p).toFixed(1)} %` : "\u2013";
         cell.classList.toggle("first", answers !== null && p === Math.max(...answers[i]));
       });
@@ -130,8 +130,6 @@
 
   canvas.addEventListener("pointerdown", (event) => {
     if (event.button !== 0 || !event.isPrimary) return;
-    event.preventDefault();
-    canvas.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
     pen.shown = false;
     begin(place(event));

@@ -24,6 +24,8 @@ HERE = Path(__file__).parent
 GENERATOR = "distmnist report"
 """In the page's head: by it a report is known, which alone may be written over."""
 
+TITLES = {"mnist": "MNIST", "mnist-sample": "the sample"}
+
 PICTURES = 24
 """Mistakes, and disagreements, that are shown as pictures."""
 
@@ -118,6 +120,9 @@ def context(material: Material, rows: Sequence[Row], shown: Sequence[Shown], tes
         "version": __version__,
         "now": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "dataset": material.dataset,
+        "title": {"mnist": "MNIST", "mnist-sample": "MNIST\u2019s sample"}.get(
+            material.dataset["name"], "other digits"
+        ),
         "rows": rows,
         "epochs": [(row, by_epoch(row)) for row in rows if row.nets],
         "verdicts": findings.verdicts(material, rows),

@@ -16,8 +16,9 @@ from distmnist.checkpoint import write_atomically
 from distmnist.config import RunError, UsageError
 from distmnist.data import MEAN, STD, Digits, normalise
 from distmnist.models import CNN, FullyConnectedNN
-from distmnist.report import findings, reading
-from distmnist.report.findings import Row, Shown
+from distmnist.report import answers, comparison, reading
+from distmnist.report.answers import Shown
+from distmnist.report.comparison import Row
 from distmnist.report.reading import Material
 
 HERE = Path(__file__).parent
@@ -55,10 +56,10 @@ def write(paths: Sequence[Path], output: Path | None, data_dir: Path | None) -> 
 
 def make(material: Material, data_dir: Path | None) -> dict[str, bytes]:
     """Name of the file -> content: the plots as SVG and PNG, then the page."""
-    rows = findings.compare(material)
-    nets = findings.featured(material)
+    rows = comparison.compare(material)
+    nets = answers.featured(material)
     test = reading.find_digits(material, data_dir).test if nets else None
-    shown = [findings.show(net, test) for net in nets]
+    shown = [answers.show(net, test) for net in nets]
     files: dict[str, bytes] = {}
     inlined = {}
     with plots.style():
@@ -111,22 +112,22 @@ def searched(trials: Sequence[dict[str, Any]]) -> dict[str, list[tuple[str, list
 def context(material: Material, rows: Sequence[Row], shown: Sequence[Shown], test: Digits | None) -> dict[str, Any]:
     """What the template is filled with."""
     wanted: dict[str, list[int]] = {one.net.name: one.worst(PICTURES) for one in shown}
-    pair = findings.disagreement(*shown) if len(shown) == 2 else None
+    pair = answers.disagreement(*shown) if len(shown) == 2 else None
     pictured = {index for indices in wanted.values() for index in indices}
     pictured |= set(pair["digits"][:PICTURES]) if pair else set()
+    parts = [part for part in (material.study, *material.sweeps) if part]
     drawable = [one for one in shown if type(one.trained.net) in (FullyConnectedNN, CNN)]
     return {
         "generator": GENERATOR,
         "version": __version__,
         "now": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "dataset": material.dataset,
-        "title": {"mnist": "MNIST", "mnist-sample": "MNIST\u2019s sample"}.get(
-            material.dataset["name"], "other digits"
-        ),
+        "title": TITLES.get(material.dataset["name"], "other digits"),
         "rows": rows,
         "epochs": [(row, by_epoch(row)) for row in rows if row.nets],
-        "verdicts": findings.verdicts(material, rows),
-        "claims": [c for part in (material.study, *material.sweeps) if part for c in part["claims"]],
+        "verdicts": comparison.verdicts(material, rows),
+        "claims": [claim for part in parts for claim in part["claims"]],
+        "notes": [note for part in parts for note in part["notes"]],
         "shown": shown,
         "worst": wanted,
         "pair": pair,

@@ -14,26 +14,10 @@ from distmnist import data
 from distmnist.config import UsageError
 from distmnist.data import Dataset
 from distmnist.metrics import CLASSES
+from distmnist.report.checked import SHAPES, conform, load
 
-NUMBER = (int, float)
-SHAPES: dict[str, Any] = {
-    "run": {"schema": int, "status": str, "dataset": {"name": str, "train": int, "test": int}, "models": dict},
-    "net": {"test_accuracy": NUMBER, "test_loss": NUMBER, "train_seconds": NUMBER, "parameters": int, "correct": int},
-    "epoch": {"epoch": int, "train_loss": NUMBER, "test_loss": NUMBER, "test_accuracy": NUMBER},
-    "study": {"schema": int, "status": str, "dataset": {"name": str}, "recipes": dict, "comparisons": [dict]},
-    "recipe": {"accuracy": {"mean": NUMBER, "values": [NUMBER]}, "parameters": int},
-    "comparison": {"recipe": str, "a": str, "b": str, "words": str},
-    "mcnemar": {"seed": int, "only_a": int, "only_b": int, "p": NUMBER},
-    "claim": {"claim": str, "verdict": str, "words": str},
-    "sweep": {"schema": int, "status": str, "dataset": {"name": str}, "model": str, "trials": [dict]},
-    "trial": {
-        "options": dict,
-        "val_accuracy": {"mean": NUMBER, "values": [NUMBER]},
-        "train_seconds": {"mean": NUMBER},
-        "pareto": bool,
-    },
-}
-"""What a file must have for the page to be made of it: key -> type, or the same of an object in it; [] for a list."""
+CONFIDENCE = 0.95
+"""Of every interval on the page."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +66,7 @@ def read(paths: Sequence[Path]) -> Material:
     for path in paths:
         if (path / "study.json").is_file():
             studies.append(read_study(path / "study.json"))
-            members = [member for member in sorted((path / "runs").glob("*")) if (member / "summary.json").is_file()]
-            runs += [dataclasses.replace(read_run(member), of_study=True) for member in members]
+            runs += [dataclasses.replace(read_run(member), of_study=True) for member in members(path, studies[-1])]
             datasets.setdefault(studies[-1]["dataset"]["name"], path)
         elif (path / "sweep.json").is_file():
             sweeps.append(read_sweep(path / "sweep.json"))
@@ -110,17 +93,31 @@ def read_study(path: Path) -> dict[str, Any]:
         conform(nets, dict, f"{path}, {recipe}")
         for net, entry in nets.items():
             conform(entry, SHAPES["recipe"], f"{path}, {recipe} {net}")
-    conform(study["comparisons"], [SHAPES["comparison"]], f"{path}, comparisons")
-    for comparison in study["comparisons"]:
-        conform(comparison.setdefault("mcnemar", []), [SHAPES["mcnemar"]], f"{path}, mcnemar")
-    conform(study.setdefault("claims", []), [SHAPES["claim"]], f"{path}, claims")
+    for kind in ("comparisons", "recipe_comparisons"):
+        conform(study.setdefault(kind, []), [SHAPES["comparison"]], f"{path}, {kind}")
+        for comparison in study[kind]:
+            conform(comparison.setdefault("mcnemar", []), [SHAPES["mcnemar"]], f"{path}, mcnemar")
+    check_remarks(study, path)
     return study
+
+
+def members(path: Path, study: dict[str, Any]) -> list[Path]:
+    """The runs that the study names and that are still there; its own figures stand without them."""
+    named = [path / "runs" / f"{recipe}-seed{seed}" for recipe in study["recipes"] for seed in study["seeds"]]
+    return [member for member in named if member.is_dir()]
+
+
+def check_remarks(content: dict[str, Any], path: Path) -> None:
+    conform(content.setdefault("claims", []), [SHAPES["claim"]], f"{path}, claims")
+    conform(content.setdefault("notes", []), [str], f"{path}, notes")
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
     sweep = load(path, "sweep")
     conform(sweep["trials"], [SHAPES["trial"]], f"{path}, trials")
-    conform(sweep.setdefault("claims", []), [SHAPES["claim"]], f"{path}, claims")
+    conform(sweep.setdefault("failed", []), [SHAPES["failed"]], f"{path}, failed")
+    conform(sweep["winner"], SHAPES["winner"], f"{path}, winner")
+    check_remarks(sweep, path)
     if not sweep["trials"]:
         raise UsageError(f"{path} has no trial")
     return sweep
@@ -144,47 +141,6 @@ def read_run(path: Path) -> Run:
     if not nets:
         raise UsageError(f"{path} holds no finished net")
     return Run(path, summary, config, nets)
-
-
-def load(path: Path, kind: str | None = None) -> dict[str, Any]:
-    """A JSON object, of schema 1, finished, and of the shape of its kind."""
-    content = parse(path)
-    if kind:
-        conform(content, SHAPES[kind], str(path))
-        if content["schema"] != 1:
-            raise UsageError(f"{path} has schema {content['schema']}; this distmnist reads 1")
-        if content["status"] != "finished":
-            raise UsageError(f"{path.parent} is not finished ({content['status']}): go on with it, then ask again")
-    elif not isinstance(content, dict):
-        raise UsageError(f"{path} is damaged: no object")
-    return content
-
-
-def parse(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-
-
-def conform(value: Any, shape: Any, where: str) -> None:
-    """Raises UsageError unless `value` has what `shape` says. NaN and infinity are no numbers."""
-    if isinstance(shape, dict):
-        conform(value, dict, where)
-        for key, inner in shape.items():
-            if key not in value:
-                raise UsageError(f"{where} lacks {key!r}: damaged, or of another version")
-            conform(value[key], inner, f"{where}, {key}")
-    elif isinstance(shape, list):
-        conform(value, list, where)
-        for number, item in enumerate(value, 1):
-            conform(item, shape[0], f"{where}, number {number}")
-    elif not isinstance(value, shape) or (isinstance(value, bool) and shape is not bool):
-        raise UsageError(f"{where} is no {shape.__name__ if isinstance(shape, type) else 'number'}: damaged")
-    elif isinstance(value, float) and not np.isfinite(value):
-        raise UsageError(f"{where} is {value}: damaged")
 
 
 def read_history(run: Path, net: str) -> list[dict[str, Any]]:

@@ -56,6 +56,7 @@ def style() -> Any:
             "svg.hashsalt": "distmnist",
             "font.family": "sans-serif",
             "font.size": 9.5,
+            "text.parse_math": False,
             "figure.facecolor": PALETTE["paper"],
             "axes.facecolor": "none",
             "axes.edgecolor": PALETTE["soft"],
@@ -123,7 +124,7 @@ def loss(curves: Curves) -> "Figure":
     figure, axes = panel()
     for colour, (label, histories) in zip(series(curves), curves.items(), strict=True):
         draw(axes, histories, "test_loss", colour, label)
-        draw(axes, histories, "train_loss", colour, f"{label}, training", dashed=True)
+        draw(axes, histories, "train_loss", colour, None, dashed=True)
     axes.set(xlabel="epoch", ylabel="mean cross entropy (nats)", yscale="log")
     plain_logarithm(axes)
     axes.legend()
@@ -150,7 +151,7 @@ def draw(
     histories: Sequence[Sequence[Mapping[str, Any]]],
     key: str,
     colour: str,
-    label: str,
+    label: str | None,
     *,
     factor: float = 1.0,
     dashed: bool = False,
@@ -250,7 +251,7 @@ def trade_off(trials: Sequence[Mapping[str, Any]]) -> "Figure":
         colour = PALETTE["a" if front else "soft"]
         axes.errorbar(x, y, yerr=spread, fmt="o", color=colour, elinewidth=0.8, alpha=1 if front else 0.6, label=name)
     axes.set(xlabel="training time (s)", ylabel="validation accuracy (%)")
-    axes.legend()
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
     return figure
 
 

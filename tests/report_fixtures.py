@@ -11,6 +11,8 @@ import pytest
 
 from distmnist import data, train
 
+RATES = {"reference": 1e-3, "best": 3e-3}
+
 Change = Callable[[dict[str, Any]], Any]
 
 
@@ -64,8 +66,8 @@ def study(run: Path, target: Path) -> Path:
 
     (target / "runs").mkdir(parents=True)
     for recipe in ("reference", "best"):
-        made_up(run, target / "runs" / f"{recipe}-seed0", recipe=recipe)
-        made_up(run, target / "runs" / f"{recipe}-seed1", recipe=recipe, seed=1, wrong=3)
+        made_up(run, target / "runs" / f"{recipe}-seed0", recipe=recipe, lr=RATES[recipe])
+        made_up(run, target / "runs" / f"{recipe}-seed1", recipe=recipe, lr=RATES[recipe], seed=1, wrong=3)
     net = {"accuracy": figure(0.91, 0.93), "loss": figure(0.3, 0.2), "train_seconds": figure(2.0, 3.0), "parameters": 9}
     comparison = {
         "recipe": "best",

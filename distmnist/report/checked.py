@@ -10,7 +10,14 @@ from distmnist.config import UsageError
 
 NUMBER = (int, float)
 SHAPES: dict[str, Any] = {
-    "run": {"schema": int, "status": str, "dataset": {"name": str, "train": int, "test": int}, "models": dict},
+    "run": {
+        "schema": int,
+        "status": str,
+        "dataset": {"name": str, "train": int, "test": int},
+        "versions": dict,
+        "models": dict,
+    },
+    "config": {"given": dict, "options": dict},
     "net": {"test_accuracy": NUMBER, "test_loss": NUMBER, "train_seconds": NUMBER, "parameters": int, "correct": int},
     "epoch": {"epoch": int, "train_loss": NUMBER, "test_loss": NUMBER, "test_accuracy": NUMBER},
     "study": {"schema": int, "status": str, "dataset": {"name": str}, "seeds": [int], "recipes": dict},

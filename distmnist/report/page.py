@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from distmnist import __version__, plots
 from distmnist.checkpoint import write_atomically
@@ -102,9 +103,11 @@ def searched(trials: Sequence[dict[str, Any]]) -> dict[str, list[tuple[str, list
     for option in dict.fromkeys(name for trial in trials for name in trial["options"]):
         values: dict[Any, list[float]] = {}
         for trial in trials:
-            values.setdefault(trial["options"].get(option), []).append(trial["val_accuracy"]["mean"])
+            value = trial["options"].get(option)
+            value = value if isinstance(value, int | float | str) else json.dumps(value)
+            values.setdefault(value, []).append(trial["val_accuracy"]["mean"])
         if len(values) > 1:
-            order = sorted(values, key=lambda v: (isinstance(v, str), v if isinstance(v, int | float | str) else 0))
+            order = sorted(values, key=lambda v: (isinstance(v, str), v))
             found[option] = [(f"{v:g}" if isinstance(v, float) else str(v), values[v]) for v in order]
     return found
 
@@ -127,7 +130,7 @@ def context(material: Material, rows: Sequence[Row], shown: Sequence[Shown], tes
         "epochs": [(row, by_epoch(row)) for row in rows if row.nets],
         "verdicts": comparison.verdicts(material, rows),
         "claims": [claim for part in parts for claim in part["claims"]],
-        "notes": [note for part in parts for note in part["notes"]],
+        "notes": list(dict.fromkeys(note for part in parts for note in part["notes"])),
         "shown": shown,
         "worst": wanted,
         "pair": pair,
@@ -166,21 +169,26 @@ def picture(pixels: np.ndarray) -> str:
 
 def carried(one: Shown, test: Digits) -> dict[str, Any]:
     """A net as net.js takes it: its layers in order, float32 as base64, and its logits on a few digits as a check."""
-    state = list(one.trained.net.state_dict().values())
     digits = test.images[:CHECKED]
     logits = one.trained.net(normalise(digits))
     return {
         "name": one.net.name,
         "activation": one.trained.options.get("activation", "relu"),
-        "layers": [
-            {"shape": list(weight.shape), "weight": encoded(weight.numpy()), "bias": encoded(bias.numpy())}
-            for weight, bias in zip(state[::2], state[1::2], strict=True)
-        ],
+        "layers": layers(one.trained.net),
         "check": [
             {"pixels": image.flatten().tolist(), "logits": values.tolist()}
             for image, values in zip(digits, logits, strict=True)
         ],
     }
+
+
+def layers(net: nn.Module) -> list[dict[str, Any]]:
+    """The weights and biases of a net that is convolutions, pooled, and then fully connected layers, in that order."""
+    state = list(net.state_dict().values())
+    return [
+        {"shape": list(weight.shape), "weight": encoded(weight.numpy()), "bias": encoded(bias.numpy())}
+        for weight, bias in zip(state[::2], state[1::2], strict=True)
+    ]
 
 
 def encoded(array: np.ndarray) -> str:

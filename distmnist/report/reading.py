@@ -14,6 +14,7 @@ from distmnist import data
 from distmnist.config import UsageError
 from distmnist.data import Dataset
 from distmnist.metrics import CLASSES
+from distmnist.models import MODELS
 from distmnist.report.checked import SHAPES, conform, load
 
 CONFIDENCE = 0.95
@@ -131,12 +132,14 @@ def read_run(path: Path) -> Run:
         raise UsageError(f"{path} is not finished; go on with it: --resume --output {path}")
     summary = load(path / "summary.json", "run")
     config = load(path / "config.json")
+    conform(config, SHAPES["config"], str(path / "config.json"))
     nets = {}
     for name, figures in summary["models"].items():
         conform(figures, SHAPES["net"], f"{path / 'summary.json'}, {name}")
-        options = config.get("options", {}).get(name)
-        if not isinstance(options, dict):
-            raise UsageError(f"{path / 'config.json'} does not say the options of {name}")
+        if name not in MODELS:
+            raise UsageError(f"{path} holds the net {name!r}; distmnist.models has {', '.join(MODELS)}")
+        options = config["options"].get(name)
+        conform(options, {"seed": int}, f"{path / 'config.json'}, options of {name}")
         nets[name] = Net(path, name, options, figures, read_history(path, name), *read_predictions(path, name, figures))
     if not nets:
         raise UsageError(f"{path} holds no finished net")
@@ -173,7 +176,8 @@ def read_predictions(run: Path, net: str, figures: dict[str, Any]) -> tuple[np.n
         raise UsageError(f"{path} is damaged: its arrays do not fit each other")
     if max(predictions.max(initial=0), labels.max(initial=0)) >= CLASSES:
         raise UsageError(f"{path} is damaged: a digit above 9")
-    if int((predictions == labels).sum()) != figures["correct"]:
+    correct = int((predictions == labels).sum())
+    if correct != figures["correct"] or abs(correct - figures["test_accuracy"] * len(labels)) > 1e-6 * len(labels):
         raise UsageError(f"{path} does not belong to summary.json: it counts other right answers")
     return predictions, labels, losses
 
@@ -205,7 +209,7 @@ def find_digits(material: Material, data_dir: Path | None) -> Dataset:
     sample = data.load_sample()
     if name == sample.name:
         return sample
-    noted = [Path(str(run.config.get("given", {}).get("data_dir", "data"))) for run in material.runs[:1]]
+    noted = [Path(str(run.config["given"].get("data_dir", "data"))) for run in material.runs[:1]]
     places = [data_dir] if data_dir else [Path(os.environ.get("DISTMNIST_DATA") or "data"), *noted]
     for place in places:
         if data.find(place) and (dataset := data.load(place)).name == name:

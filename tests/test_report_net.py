@@ -28,7 +28,7 @@ PROGRAM = """
 const page = require(process.argv[1]), asked = JSON.parse(require("fs").readFileSync(0));
 const plane = (text) => Uint8Array.from(Buffer.from(text, "base64"));
 console.log(JSON.stringify({
-  prepared: asked.rasters.map((raster) => { const p = page.prepare(plane(raster)); return {...p, pixels: [...p.pixels]}; }),
+  prepared: asked.rasters.map((raster) => page.prepare(plane(raster))).map((p) => ({...p, pixels: [...p.pixels]})),
   logits: asked.nets.map((net) => { const whole = page.unpack(net);
     return asked.pixels.map((pixels) => [...page.logits(whole, plane(pixels), asked.mean, asked.std)]); }),
   working: page.WORKING,
@@ -50,16 +50,17 @@ def ask(rasters: Any = (), nets: Any = (), pixels: Any = ()) -> dict[str, Any]:
 
 
 def drawings() -> list[np.ndarray]:
-    """Digits of every size and place, scrawls of one to three strokes, a blank sheet, and a full one: uint8 [160, 160]."""
+    """Digits of every size and place, scrawls of up to three strokes, sheets blank, full and of two marks: uint8."""
     draw = np.random.default_rng(0)
-    sheets = [np.zeros((160, 160), np.uint8), np.full((160, 160), 255, np.uint8)]
-    for image in load_sample().test.images[:40].numpy():
+    sheets = [np.zeros((160, 160), np.uint8), np.full((160, 160), 255, np.uint8), np.zeros((160, 160), np.uint8)]
+    sheets[2][40:100, 30:40] = sheets[2][60:110, 120:132] = 255
+    for image in load_sample().test.images[:24].numpy():
         side = int(draw.integers(40, 160))
         row, column = draw.integers(0, 161 - side, 2)
         sheet = np.zeros((160, 160), np.uint8)
         sheet[row : row + side, column : column + side] = np.asarray(Image.fromarray(image).resize((side, side)))
         sheets.append(sheet)
-    for _ in range(40):
+    for _ in range(24):
         sheet = Image.new("L", (160, 160))
         for _ in range(int(draw.integers(1, 4))):
             points = [tuple(point) for point in draw.integers(0, 160, (int(draw.integers(1, 6)), 2)).tolist()]

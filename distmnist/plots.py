@@ -157,14 +157,16 @@ def draw(
     dashed: bool = False,
 ) -> None:
     """The mean of the repeats over the epochs that all of them have, and each of several repeats as a thin line."""
+    from matplotlib.ticker import MaxNLocator
+
     line = {"color": colour, "linestyle": "--" if dashed else "-"}
     if len(histories) > 1:
         for history in histories:
             axes.plot([e["epoch"] for e in history], [factor * e[key] for e in history], alpha=0.3, lw=0.7, **line)
     epochs = range(1, min(map(len, histories)) + 1)
     means = [factor * sum(history[epoch - 1][key] for history in histories) / len(histories) for epoch in epochs]
-    axes.plot(epochs, means, label=label, marker=None if dashed else "o", **line)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.plot(epochs, means, label=label, marker="o" if not dashed else "_" if len(means) == 1 else None, **line)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def plain_logarithm(axes: "Axes") -> None:

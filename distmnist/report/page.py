@@ -208,7 +208,8 @@ def render(values: dict[str, Any], inlined: dict[str, str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": lambda value, places=2: f"{100 * value:.{places}f} %",
+        "percent": lambda value, places=2: f"{100 * value:.{places}f}\u00a0%",
+        "sentence": lambda words: words[:1].upper() + words[1:],
         "shown": lambda value: json.dumps(value) if isinstance(value, dict | list | bool) else str(value),
     }
     script = "".join((HERE / name).read_text() for name in ("net.js", "draw.js"))

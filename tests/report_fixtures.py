@@ -13,6 +13,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.delenv("DISTMNIST_DATA", raising=False)
         patch.setattr(data, "fetch", lambda directory, say: None)
         assert train.main(["--epochs=2", "--batch-size=40", "--amp=off", "--threads=1", "--output=finished"]) == 0
     return folder / "finished"

@@ -25,23 +25,28 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     )
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
-        rules, kind = field.metadata, value_type(field)
-        if rules["group"] not in groups:
-            groups[rules["group"]] = parser.add_argument_group(rules["group"])
-        group = groups[rules["group"]]
-        if kind is bool:
-            group.add_argument(option_flag(field.name), action="store_true", help=rules["help"])
-            continue
-        shown = field.default not in (None, dataclasses.MISSING)
-        metavar = rules["metavar"] or (None if rules["choices"] else "X")
-        text = f"{rules['help']} (default: {field.default})" if shown else rules["help"]
-        group.add_argument(
-            option_flag(field.name),
-            type=kind,
-            choices=rules["choices"],
-            metavar=metavar,
-            help=text.replace("%", "%%"),
-        )
+        heading = field.metadata["group"]
+        if heading not in groups:
+            groups[heading] = parser.add_argument_group(heading)
+        add_option(groups[heading], field)
     given = vars(parser.parse_args(arguments))
     resolve(given)
     return given
+
+
+def add_option(group: argparse._ActionsContainer, field: dataclasses.Field) -> None:
+    """Adds the option that a field of `Config` declares."""
+    rules, kind = field.metadata, value_type(field)
+    if kind is bool:
+        group.add_argument(option_flag(field.name), action="store_true", help=rules["help"])
+        return
+    shown = field.default not in (None, dataclasses.MISSING)
+    metavar = rules["metavar"] or (None if rules["choices"] else "X")
+    text = f"{rules['help']} (default: {field.default})" if shown else rules["help"]
+    group.add_argument(
+        option_flag(field.name),
+        type=kind,
+        choices=rules["choices"],
+        metavar=metavar,
+        help=text.replace("%", "%%"),
+    )

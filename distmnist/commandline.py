@@ -1,7 +1,11 @@
-"""The command line, made from the fields of `Config`."""
+"""The command line, made from the fields of `Config`.
+
+python -m distmnist.commandline [options of distmnist.train]    only checks them: nothing, or one line and exit code 2
+"""
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -50,3 +54,16 @@ def add_option(group: argparse._ActionsContainer, field: dataclasses.Field) -> N
         metavar=metavar,
         help=text.replace("%", "%%"),
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        parse(arguments)
+    except UsageError as error:
+        print(f"distmnist: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -149,23 +149,32 @@ def answers(host: str, port: int, patience: float = 2.0) -> bool:
 
 
 def prepare(endpoint: str, interface: str, wait: float) -> Route:
-    """`route` to the endpoint, once its name resolves and its port can be used. Raises UsageError after `wait` s."""
-    host, port = parse_endpoint(endpoint)
+    """`route` to the endpoint, once its name resolves and its port can be used.
+
+    Says at once, on standard error, what it is waiting for. Raises UsageError after `wait` seconds.
+    """
     deadline = time.monotonic() + wait
+    told = ""
     while True:
         try:
-            mine = route(host, interface)
-            if mine.is_host and not port_is_free(port):
-                raise UsageError(f"port {port} is in use on this host; end what uses it, or name another port")
-            if not mine.is_host and not answers(host, port):
-                raise UsageError(
-                    f"nobody answers at {host}:{port} within {wait:g} s; start the job on {host} too, or open its port"
-                )
-            return mine
-        except UsageError:
+            return meeting_place(*parse_endpoint(endpoint), interface)
+        except UsageError as error:
             if time.monotonic() > deadline:
                 raise
+            if str(error) != told:
+                told = str(error)
+                print(f"distmnist: waiting up to {wait:g} s: {told}", file=sys.stderr, flush=True)
         time.sleep(POLL)
+
+
+def meeting_place(host: str, port: int, interface: str) -> Route:
+    """`route` to `host`. Raises UsageError if `port` is taken on this host, or if nobody answers there on another."""
+    mine = route(host, interface)
+    if mine.is_host and not port_is_free(port):
+        raise UsageError(f"port {port} is in use on this host; end what uses it, or name another port")
+    if not mine.is_host and not answers(host, port):
+        raise UsageError(f"nobody answers at {host}:{port}; start the job on {host} too, or open its port")
+    return mine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

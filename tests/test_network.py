@@ -14,6 +14,9 @@ from distmnist.config import UsageError
 INTERFACES = {"lo": ["127.0.0.1"], "docker0": ["172.17.0.1"], "eth0": ["10.0.0.5"], "eth1": ["10.1.0.5"]}
 
 
+START = " start the job on localhost too, or open its port"
+
+
 @pytest.fixture
 def listener():
     """A socket that listens at a port of the loopback."""
@@ -95,7 +98,7 @@ def test_a_port_is_free_unless_somebody_listens(listener):
     assert network.port_is_free(port) and not network.answers("127.0.0.1", port)
 
 
-def test_another_host_is_waited_for_until_it_answers(monkeypatch, listener):
+def test_another_host_is_waited_for_until_it_answers(monkeypatch, capsys, listener):
     endpoint = f"localhost:{listener.getsockname()[1]}"
     elsewhere = network.Route("10.0.0.5", "eth0", False)
     monkeypatch.setattr(network, "route", lambda host, interface: elsewhere)
@@ -107,6 +110,7 @@ def test_another_host_is_waited_for_until_it_answers(monkeypatch, listener):
     assert network.prepare(endpoint, "", wait=20) == elsewhere
     assert 0.1 < time.monotonic() - start < 20
     listens.clear()
+    assert capsys.readouterr().err == f"distmnist: waiting up to 20 s: nobody answers at {endpoint};{START}\n"
     with pytest.raises(UsageError, match="nobody answers at localhost"):
         network.prepare(endpoint, "", wait=0.05)
 

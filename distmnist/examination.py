@@ -78,6 +78,8 @@ def run(config: Config, endpoint: str | None, *, as_json: bool) -> int:
         try:
             with Heartbeat(world.store, world.rank, world.size, config.timeout, alarm):
                 try_together(report, world, config)
+                with world.agreement():  # nobody leaves before all are done
+                    pass
         except (RunError, RuntimeError) as error:
             if world.size == 1:
                 raise

@@ -37,11 +37,8 @@ job=${JOB:-${output//\//-}}
 shared=$(dirname "$output")
 [[ -d $shared && -w $shared ]] || die "--output $output: $shared is not there, or not to be written; is it mounted here?"
 
-suits='import sys; from distmnist.machine import default_processes as p, default_threads as t
-n = int(sys.argv[1] or p()); print(n, t(n))'
-numbers=$("$python" -c "$suits" "${NPROC:-}" 2>/dev/null) ||
-  die "'$python' cannot import distmnist and torch: set PYTHON, activate its environment, start in the clone's root"
-read -r nproc threads <<<"$numbers"
+"$python" -c 'import distmnist' 2>/dev/null ||
+  die "'$python' cannot import distmnist: set PYTHON, activate its environment, or start in the clone's root"
 # A wrong option is found here: torchrun would start, and fail, as often as RESTARTS says.
 [[ $module != distmnist.train ]] || "$python" -m distmnist.commandline "$@" || exit 2
 
@@ -49,6 +46,11 @@ found=$("$python" -m distmnist.network "$ENDPOINT" --interface "${IFACE:-}" --wa
 read -r address interface is_host <<<"$found"
 [[ $NNODES = 1 || $address != 127.* ]] ||
   die "ENDPOINT=$ENDPOINT is the loopback here, which no other host can reach; name an address, or IFACE"
+
+suits='import sys; from distmnist.machine import default_processes as p, default_threads as t
+n = int(sys.argv[1] or p()); print(n, t(n))'
+numbers=$("$python" -c "$suits" "${NPROC:-}")
+read -r nproc threads <<<"$numbers"
 
 # What the processes talk over; both libraries would guess, gloo from the host's name.
 export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$interface} NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-=$interface}

@@ -130,12 +130,12 @@ def test_a_job_that_is_requeued_in_the_middle_ends_with_the_undisturbed_weights(
     signal = ["scancel", "--batch", "--signal=USR1", job] if "signal" in how else ["scontrol", "requeue", job]
     subprocess.run(signal, env=environment, check=True, timeout=30)
 
-    def restarted() -> bool:
-        """SLURM holds a requeued job back for two minutes; the test does not."""
-        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=environment, capture_output=True)
-        return "going on with cnn after step" in log.read_text()
-
-    wait_for(restarted)
+    show = ["scontrol", "show", "job", job]
+    wait_for(lambda: "JobState=PENDING" in subprocess.check_output(show, env=environment, text=True))
+    # SLURM holds a requeued job back for two minutes. A few seconds do: slurmd refuses it while it ends its processes.
+    time.sleep(5)
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=environment, check=True)
+    wait_for(lambda: "going on with cnn after step" in log.read_text())
     wait_for(lambda: (run / "summary.json").exists() and '"finished"' in (run / "summary.json").read_text())
     reference = [f"{ROOT}/launch/single_node.sh", *OPTIONS, "--output=runs/one"]
     subprocess.run(reference, cwd=tmp_path, env=environment | {"NPROC": "1"}, check=True, timeout=LIMIT)

@@ -67,26 +67,25 @@ def run(config: Config, endpoint: str | None, *, as_json: bool) -> int:
     with join(config.timeout) as world:
         report = Report(world, as_json)
         if not look_at_hosts(report, world, config, endpoint):
-            return report.close()
+            return world.announce(report.close())
         config = trials.steps_config(config, world)
         try:
             amp, _ = set_up_machine(world, config)
         except UsageError as error:
             report.add(Finding(PROBLEM, "processes", str(error)))
-            return report.close()
+            return world.announce(report.close())
         config = dataclasses.replace(config, amp=amp)
         try:
             with Heartbeat(world.store, world.rank, world.size, config.timeout, alarm):
                 try_together(report, world, config)
-                with world.agreement():  # nobody leaves before all are done
-                    pass
         except (RunError, RuntimeError) as error:
             if world.size == 1:
                 raise
             report.add(Finding(PROBLEM, "group", trouble(error, world)))
             report.close()
             raise RunError("the processes cannot work together: see the line above") from error
-        return report.close()
+        # One code for all: torchrun's agents wait five minutes for each other when only some of them failed.
+        return world.announce(report.close())
 
 
 def trouble(error: Exception, world: World) -> str:

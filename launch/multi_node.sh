@@ -17,6 +17,7 @@ die() { echo "multi_node.sh: $*" >&2; exit 2; }
 number() { [[ ${!1} =~ ^[0-9]+$ ]] || die "$1=${!1} is no number"; }
 
 python=${PYTHON:-python} module=${MODULE:-distmnist.train}
+[[ $module = distmnist.train ]] || RESTARTS=0
 RESTARTS=${RESTARTS:-3} WAIT=${WAIT:-300}
 number RESTARTS
 number WAIT

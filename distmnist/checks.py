@@ -18,7 +18,7 @@ from distmnist.rundir import RUNS, versions
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 FREE_DISK = 1 << 30
-"""Bytes that a run should find free: both nets' snapshots take 11 MB, twice that while one is written, MNIST 63 MB."""
+"""Bytes that a run should find free: the snapshots of both nets take 13 MB, MNIST 55 MB."""
 
 FREE_SHM = 256 << 20
 """Bytes of shared memory that nccl should find free; containers are given 64 MiB (nccl's troubleshooting guide)."""

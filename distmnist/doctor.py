@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Config, dict[str, Any
         "--endpoint",
         metavar="HOST:PORT",
         default=None,
-        help="where several hosts are to meet: does the name resolve, over which interface, is the port free",
+        help="without torchrun, where several hosts are to meet: does the name resolve, which interface, a free port?",
     )
     for field in dataclasses.fields(Config):
         if field.name in OPTIONS:

@@ -97,7 +97,7 @@ def trouble(error: Exception, world: World) -> str:
 def look_at_hosts(report: Report, world: World, config: Config, endpoint: str | None) -> bool:
     """Each host's own findings, and what they tell when laid side by side. Returns whether to go on, on all ranks."""
     if world.local_rank == 0:
-        findings = checks.look_at_host(config, endpoint if world.is_main else None, world)
+        findings = checks.look_at_host(config, endpoint if world.size == 1 else None, world)
     else:
         findings = []
         checks.look_at_device(config.device, world)

@@ -124,6 +124,20 @@ def test_a_wrong_sum_is_a_problem_and_the_rank_is_named():
     assert len(told) == 3 and all("WRONG on rank 1;" in finding["text"] for finding in told)
 
 
+def cannot_connect(rank):
+    def fail(world, timeout):
+        raise RuntimeError("[gloo] connectFullMesh failed with Connection refused. More of it\nand more")
+
+    World.connect = fail
+
+
+def test_processes_that_cannot_reach_each_other_are_a_problem_and_still_reported():
+    answers = run_processes(on_rank, 2, (), cannot_connect)
+    assert [code for code, _ in answers] == [1, 1] and answers[0][1]["status"] == "problem"
+    told = named(answers[0][1], "group", "problem")[0]["text"]
+    assert "connectFullMesh failed with Connection refused;" in told and "GLOO_SOCKET_IFNAME" in told
+
+
 def be_slow(rank):
     if rank == 2:
         trials.synchronize = lambda device: time.sleep(0.1)

@@ -48,6 +48,19 @@ read -r address interface is_host <<<"$found"
 [[ $NNODES = 1 || $address != 127.* ]] ||
   die "ENDPOINT=$ENDPOINT is the loopback here, which no other host can reach; name an address, or IFACE"
 
+# What the first host was started with: agents that differ in it would wait for each other in vain.
+note=$shared/.$(basename "$output").launch first=${ENDPOINT%:*} mine="NNODES=$NNODES JOB=$job"
+if [[ $is_host = true ]]; then
+  echo "$mine" >"$note"
+else
+  for ((i = 0; i < 10; i++)); do
+    [[ ! -e $note ]] || break
+    sleep 1 # a network file system may be late
+  done
+  [[ -e $note ]] || die "$shared is not the directory that $first has; mount it here, and name the same --output"
+  [[ $(<"$note") = "$mine" ]] || die "$first was started with $(<"$note"), this host with $mine; start all alike"
+fi
+
 suits='import sys; from distmnist.machine import default_processes as p, default_threads as t
 n = int(sys.argv[1] or p()); print(n, t(n))'
 numbers=$("$python" -c "$suits" "${NPROC:-}")

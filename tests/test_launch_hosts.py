@@ -25,6 +25,7 @@ if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("ip"):
     pytest.skip("needs root and the command ip (iproute2)", allow_module_level=True)
 
 OPTIONS = ["--data-dir=data", "--model=cnn", "--virtual-ranks=4", "--epochs=3", "--snapshot-steps=10"]
+SHORT = ["--data-dir=data", "--model=mlp", "--max-steps=5"]
 PORT = 29511
 LIMIT = 240.0
 """Seconds that a job may take, faults included."""
@@ -211,7 +212,13 @@ def test_what_is_wrong_on_a_host_is_a_line_and_no_hang(tmp_path):
         assert [job.wait(LIMIT) for job in jobs] == [1, 1]
         said = cluster.log(1) + cluster.log(2)
         assert said.count("; start all processes alike") == 1 and "has --lr 0." in said
-        jobs = [cluster.start(n, "--output=run", NNODES=f"{n}", RESTARTS="0", WAIT="20") for n in (2, 1)]
-        codes = [job.wait(LIMIT) for job in jobs]
-        assert 1 in codes and "RendezvousTimeoutError" in cluster.log(1) + cluster.log(2)
-        assert "joins 1 hosts" in cluster.log(1) and time.monotonic() - begun < LIMIT
+        (tmp_path / "elsewhere").mkdir()
+        first = cluster.start(1, "--output=short", *SHORT, NNODES="1:3", RESTARTS="0")
+        assert cluster.start(2, "--output=elsewhere/short", **wrong | {"WAIT": "60"}).wait(LIMIT) == 2
+        assert "elsewhere is not the directory that node1 has" in cluster.log(2)
+        assert first.wait(LIMIT) == 0
+        first = cluster.start(1, "--output=other", *SHORT, NNODES="1:3", RESTARTS="0")
+        assert cluster.start(2, "--output=other", **wrong | {"WAIT": "60"}).wait(LIMIT) == 2
+        assert "node1 was started with NNODES=1:3 JOB=other, this host with NNODES=2 JOB=other" in cluster.log(2)
+        assert first.wait(LIMIT) == 0
+        assert time.monotonic() - begun < LIMIT

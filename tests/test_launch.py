@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -100,12 +100,10 @@ def test_the_rendezvous_of_several_machines_trains_on_one_as_well(tmp_path):
         port = free.getsockname()[1]
     variables = {"ENDPOINT": f"localhost:{port}", "NNODES": "1", "NPROC": "1"}
     options = ["--model=mlp", "--max-steps=2", "--output=runs/a"]
-    begun = time.monotonic()
     code, out, err = launch(tmp_path, "multi_node.sh", *options, **variables)
     assert code == 0, err
     assert "joins 1 hosts at localhost" in out
     assert json.loads((tmp_path / "runs/a/summary.json").read_text())["status"] == "finished"
-    assert time.monotonic() - begun < 120
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -133,8 +131,6 @@ def test_hadolint_finds_nothing_in_the_dockerfile():
 
 
 def test_the_dockerfile_copies_all_that_the_package_is_built_of(tmp_path):
-    import tomllib
-
     copied = {
         source
         for line in (LAUNCH / "Dockerfile").read_text().splitlines()

@@ -1,4 +1,7 @@
-"""The command line, made from the fields of `Config`; what a command raises, made into one line and an exit code."""
+"""The command line, made from the fields of `Config`; what a command raises, made into one line and an exit code.
+
+python -m distmnist.commandline [options of distmnist.train]    only checks them: nothing, or one line and exit code 2
+"""
 
 import argparse
 import dataclasses
@@ -83,3 +86,13 @@ def answer(work: Callable[[], int]) -> int:
         return 130
     print(f"distmnist: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def check() -> int:
+    """Exit code 0 if the command line is one of distmnist.train."""
+    parse()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(answer(check))

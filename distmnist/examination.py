@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from distmnist import checks, network, measurements
+from distmnist import checks, measurements, network
 from distmnist.checks import OK, PROBLEM, WARNING, Finding
 from distmnist.config import Config, RunError, UsageError
 from distmnist.distributed import World, join
 from distmnist.heartbeat import Heartbeat
 from distmnist.job import alarm, set_up_machine
 from distmnist.machine import die_with_parent
-from distmnist.rundir import versions
 from distmnist.measurements import StepTimes
+from distmnist.rundir import versions
 
 SLOW = 1.5
 """A rank whose steps take this many times the ranks' median is called slow."""

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distmnist.commandline import Parser
-from distmnist.config import RunError, UsageError
+from distmnist.commandline import Parser, answer
+from distmnist.config import UsageError
 
 NEEDED = ("matplotlib", "scipy", "jinja2")
 
@@ -36,28 +36,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        given = parse(arguments)
-        if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-            raise UsageError(f"the report needs {', '.join(missing)}; install: pip install 'distmnist[report]'")
-        import torch  # 2 s that a mistyped option need not take
-
-        from distmnist.report import page
-
-        torch.set_num_threads(1)  # 3 s for 10,000 digits; two threads take 1.5 s, but 15 s where others use the cores
-        print(f"report: {page.write(given.runs, given.output, given.data_dir)}")
-        return 0
-    except UsageError as error:
-        return fail(str(error), 2)
-    except RunError as error:
-        return fail(str(error), 1)
-    except KeyboardInterrupt:
-        return 130
+    return answer(lambda: work(arguments))
 
 
-def fail(message: str, code: int) -> int:
-    print(f"distmnist: {message}", file=sys.stderr, flush=True)
-    return code
+def work(arguments: Sequence[str] | None) -> int:
+    given = parse(arguments)
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise UsageError(f"the report needs {', '.join(missing)}; install: pip install 'distmnist[report]'")
+    import torch  # 2 s that a mistyped option need not take
+
+    from distmnist.report import page
+
+    torch.set_num_threads(1)  # 3 s for 10,000 digits; two threads take 1.5 s, but 15 s where others use the cores
+    print(f"report: {page.write(given.runs, given.output, given.data_dir)}")
+    return 0
 
 
 if __name__ == "__main__":

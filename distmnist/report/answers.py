@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 
 from distmnist import source
 from distmnist.config import UsageError
 from distmnist.data import Digits
 from distmnist.metrics import BATCH, CLASSES
-from distmnist.report.reading import CONFIDENCE, Material, Net
+from distmnist.report.reading import Material, Net
+from distmnist.significance import LEVEL, mcnemar
 from distmnist.source import Trained
 
 BINS = 10
@@ -50,14 +52,12 @@ class Shown:
 
     def calibration(self) -> list[dict[str, float]]:
         """The bins that hold digits: count, mean confidence, accuracy and its 95 % interval (Wilson)."""
-        from scipy import stats
-
         which = np.minimum((self.said * BINS).astype(int), BINS - 1)
         bins = []
         for index in np.unique(which):
             inside = which == index
             count, right = int(inside.sum()), int(self.right[inside].sum())
-            spread = stats.binomtest(right, count).proportion_ci(CONFIDENCE, method="wilson")
+            spread = stats.binomtest(right, count).proportion_ci(LEVEL, method="wilson")
             bins.append(
                 {
                     "from": index / BINS,
@@ -110,16 +110,11 @@ def show(net: Net, test: Digits) -> Shown:
 
 def disagreement(a: Shown, b: Shown) -> dict[str, Any]:
     """Two nets on the same digits: who was right where, McNemar's exact test, and where they differ, surest first."""
-    from scipy import stats
-
-    only_a, only_b = int((a.right & ~b.right).sum()), int((b.right & ~a.right).sum())
     differing = np.flatnonzero(a.net.predictions != b.net.predictions)
     sure = np.minimum(a.said, b.said)[differing]
     return {
         "both": int((a.right & b.right).sum()),
-        "only_a": only_a,
-        "only_b": only_b,
         "neither": int((~a.right & ~b.right).sum()),
-        "p": float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0,
+        **mcnemar(a.right, b.right),
         "digits": differing[np.argsort(-sure, kind="stable")].tolist(),
     }

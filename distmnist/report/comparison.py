@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from distmnist.report.reading import CONFIDENCE, Material, Net, result_options
+from distmnist.report.reading import Material, Net, result_options
+from distmnist.significance import over_seeds
 from distmnist.summary import PUBLISHED
 
 
@@ -32,19 +33,6 @@ class Row:
     @property
     def deviation(self) -> float | None:
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
-
-
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The mean's 95 % interval by Student's t over independent repeats; None from a single one."""
-    if len(values) < 2:
-        return None
-    from scipy import stats
-
-    error = float(stats.sem(values))
-    if error == 0:
-        return float(np.mean(values)), float(np.mean(values))
-    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, float(np.mean(values)), error)
-    return float(low), float(high)
 
 
 def compare(material: Material) -> list[Row]:
@@ -86,7 +74,7 @@ def compare(material: Material) -> list[Row]:
                 losses=[net.figures["test_loss"] for net in nets],
                 seconds=[net.figures["train_seconds"] for net in nets],
                 parameters=nets[0].figures["parameters"],
-                interval=interval(values),
+                interval=over_seeds(values),
                 published=published(material, nets[0].name, nets[0].options.get("recipe")),
             )
         )
@@ -128,7 +116,7 @@ def verdicts(material: Material, rows: Sequence[Row]) -> list[str]:
                 continue
             pairs = {a.seed: (a, b) for a in first.nets for b in second.nets if a.seed == b.seed}
             gains = [b.figures["test_accuracy"] - a.figures["test_accuracy"] for a, b in pairs.values()]
-            between = interval(gains)
+            between = over_seeds(gains)
             if between is None:
                 continue
             low, high = between

@@ -17,9 +17,6 @@ from distmnist.metrics import CLASSES
 from distmnist.models import MODELS
 from distmnist.report.checked import SHAPES, conform, load
 
-CONFIDENCE = 0.95
-"""Of every interval on the page."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Net:

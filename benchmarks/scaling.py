@@ -5,6 +5,7 @@ Every process has one thread. The partition over 4,096 simulated ranks is checke
 """
 
 import argparse
+import itertools
 import statistics
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ BATCHES = (64, 512)
 LEFT_OUT = (1 << 14, 1 << 20)
 """Bytes of messages that the model is not fitted to, beside the nets' own gradients."""
 FITTED = (1 << 10, 1 << 12, 1 << 16, 1 << 18, 1 << 22)
+GLOO, SHARED = TRANSPORTS = ("gloo", "shared memory")
+"""Between machines, and as the trainer adds up gradients within one."""
 RANKS = (2, 8, 64, 512, 4096)
 DIGITS = 60_000
 
@@ -29,10 +32,10 @@ def gradient_bytes(net: str) -> int:
     return 4 * sum(p.numel() for p in build_model(net).parameters())
 
 
-def measure(data_dir: Path, rounds: int, digits: dict[str, int]) -> tuple[list[Point], dict[tuple, float]]:
-    """All-reduces, and the seconds of a step by (net, processes, batch): medians over rounds of one interleaved run."""
+def measure(data_dir: Path, rounds: int, digits: dict[str, int]) -> tuple[dict[str, list[Point]], dict[tuple, float]]:
+    """All-reduces by transport, and seconds of a step by (net, processes, batch): medians over interleaved rounds."""
     sizes = (*FITTED, *LEFT_OUT, *(gradient_bytes(net) for net in MODELS))
-    messages: dict[tuple[int, int], list[float]] = {}
+    messages: dict[tuple[str, int, int], list[float]] = {}
     steps: dict[tuple[str, int, int], list[float]] = {}
     # What a process computes when a batch of BATCHES is shared out, measured alone: the model's other half.
     alone = {batch // count for batch in BATCHES for count in PROCESSES}
@@ -41,15 +44,18 @@ def measure(data_dir: Path, rounds: int, digits: dict[str, int]) -> tuple[list[P
         reducers = {count: arena.start("all_reduce", count) for count in PROCESSES if count > 1}
         for _ in range(rounds):
             for count, contestant in reducers.items():
-                for size in sizes:
-                    messages.setdefault((count, size), []).append(contestant.ask(bytes=size)["seconds"])
+                for name, size in itertools.product(TRANSPORTS, sizes):
+                    answer = contestant.ask(bytes=size, shared=name == SHARED)
+                    messages.setdefault((name, count, size), []).append(answer["seconds"])
             for net in MODELS:
                 for count, contestant in trainers.items():
                     for batch in sorted(alone if count == 1 else BATCHES):
                         job = {"net": net, "batch": batch, "threads": 1, "digits": digits[net]}
                         seconds = contestant.ask(**job)["seconds"] / -(-digits[net] // batch)
                         steps.setdefault((net, count, batch), []).append(seconds)
-    points = [Point(*key, statistics.median(times)) for key, times in messages.items()]
+    points: dict[str, list[Point]] = {name: [] for name in TRANSPORTS}
+    for (name, count, size), times in messages.items():
+        points[name].append(Point(count, size, statistics.median(times)))
     return points, {key: statistics.median(times) for key, times in steps.items()}
 
 
@@ -93,26 +99,35 @@ def crowded(link: Link, points: list[Point]) -> str:
     return f" Where processes share cores, of which it knows nothing: {median:.0%} and {worst:.0%}."
 
 
-def report(facts: dict[str, Any], points: list[Point], steps: dict[tuple, float]) -> str:
-    within = [p for p in points if p.processes <= max(2, facts["cores"])]
+def all_reduces(name: str, points: list[Point], cores: int) -> tuple[Link, list[str]]:
+    """The model of one transport, and what to say of it."""
+    within = [p for p in points if p.processes <= max(2, cores)]
     beyond = [p for p in points if p not in within]
     link = fit([p for p in within if p.size in FITTED])
     median, worst = errors(link, [p for p in within if p.size not in FITTED])
     cells = {(p.processes, p.size): f"{1e6 * p.seconds:,.0f} us" for p in points}
     sizes = sorted({p.size for p in points})
     rows = [[f"{size:,}{'' if size in FITTED else ' *'}", *(cells[n, size] for n in PROCESSES[1:])] for size in sizes]
-    parts = [
-        describe(facts),
-        "All-reduces of a message by gloo, one thread a process (* not used for the fit):",
+    return link, [
+        f"All-reduces of a message by {name}, one thread a process (* not used for the fit):",
         markdown(["bytes", *(f"{n} processes" for n in PROCESSES[1:])], rows),
         f"The ring model, fitted where every process has a core: {1e6 * link.alpha:.0f} us a step,"
         f" {link.bandwidth / 1e9:.2f} GB/s. Its error on the sizes left out: {median:.0%} in the median, {worst:.0%} at"
         " worst." + crowded(link, beyond),
-        "Steps, and what the model makes of the time of one process that is given the share alone, plus one all-reduce,"
-        " none of it overlapped:",
+    ]
+
+
+def report(facts: dict[str, Any], points: dict[str, list[Point]], steps: dict[tuple, float]) -> str:
+    parts, links = [describe(facts)], {}
+    for name in TRANSPORTS:
+        links[name], told = all_reduces(name, points[name], facts["cores"])
+        parts += told
+    parts += [
+        f"Steps, and what the model makes of the time of one process that is given the share alone, plus one all-reduce"
+        f" by {SHARED}, none of it overlapped:",
         markdown(
             ["net", "batch", "processes", "step", "times as fast as 1", "model", "its error"],
-            step_rows(steps, link, facts["cores"]),
+            step_rows(steps, links[SHARED], facts["cores"]),
         ),
     ]
     for net in MODELS:

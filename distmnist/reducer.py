@@ -104,16 +104,19 @@ def gradient_bytes(module: nn.Module) -> int:
 
 
 def average_in_shared_memory(memory: SharedMemory, bucket: dist.GradBucket) -> Future[Tensor]:
-    """DDP's communication hook: the mean over the ranks, added up in their order, the same bits on all."""
-    gradient = bucket.buffer()
-    first, *rest = memory.all_gather(gradient)
-    torch.add(first, rest[0], out=gradient)
-    for other in rest[1:]:
-        gradient += other
-    gradient /= len(rest) + 1
+    """DDP's communication hook."""
     future: Future[Tensor] = Future()
-    future.set_result(gradient)
+    future.set_result(mean_over_ranks(memory, bucket.buffer()))
     return future
+
+
+def mean_over_ranks(memory: SharedMemory, tensor: Tensor) -> Tensor:
+    """In place: added up in the order of ranks, so the same bits on all of them, wherever a number stands."""
+    first, second, *rest = memory.all_gather(tensor)
+    torch.add(first, second, out=tensor)
+    for other in rest:
+        tensor += other
+    return tensor.div_(memory.world.size)
 
 
 class TreeReducer(Reducer):

@@ -54,6 +54,10 @@ def drawings() -> list[np.ndarray]:
     draw = np.random.default_rng(0)
     sheets = [np.zeros((160, 160), np.uint8), np.full((160, 160), 255, np.uint8), np.zeros((160, 160), np.uint8)]
     sheets[2][40:100, 30:40] = sheets[2][60:110, 120:132] = 255
+    sheets.append(np.zeros((160, 160), np.uint8))
+    sheets[3][40:100, 30:40] = sheets[3][40:50, 47:80] = (
+        255  # a stroke that does not quite meet: it belongs to the digit
+    )
     for image in load_sample().test.images[:24].numpy():
         side = int(draw.integers(40, 160))
         row, column = draw.integers(0, 161 - side, 2)

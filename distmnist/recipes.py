@@ -20,6 +20,9 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "mlp": {
             "augment": 0.7,
         },
+        "cnn": {
+            "label_smoothing": 0.1,
+        },
     },
     "long": {
         "*": {

@@ -1,16 +1,61 @@
-"""The command line, made from the fields of `Config`."""
+"""The command line, made from the fields of `Config`; what a command raises, made into one line and an exit code.
+
+python -m distmnist.commandline [options of distmnist.train]    only checks them: nothing, or one line and exit code 2
+"""
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NoReturn
 
-from distmnist.config import Config, UsageError, option_flag, resolve, value_type
+from distmnist.config import Config, RunError, UsageError, option_flag, resolve, value_type
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; --help lists the options")
+
+
+def add_options(
+    parser: argparse.ArgumentParser, fields: Iterable[dataclasses.Field], lists: Collection[str] = ()
+) -> None:
+    """Adds the options of these fields of `Config`; those named in `lists` take several values, as in --lr 0.1,0.01."""
+    groups: dict[str, Any] = {}
+    for field in fields:
+        rules, kind = field.metadata, value_type(field)
+        if rules["group"] not in groups:
+            groups[rules["group"]] = parser.add_argument_group(rules["group"])
+        group = groups[rules["group"]]
+        if kind is bool:
+            group.add_argument(option_flag(field.name), action="store_true", help=rules["help"])
+            continue
+        shown = field.default not in (None, dataclasses.MISSING)
+        metavar = rules["metavar"] or (None if rules["choices"] else "X")
+        text = f"{rules['help']} (default: {field.default})" if shown else rules["help"]
+        choices = rules["choices"]
+        if field.name in lists:
+            text += f"; {', '.join(choices)}" if choices else ""
+            kind, metavar, choices = several(kind), f"{metavar or 'NAME'},...", None
+        group.add_argument(
+            option_flag(field.name),
+            type=kind,
+            choices=choices,
+            metavar=metavar,
+            help=text.replace("%", "%%"),
+        )
+
+
+def several(kind: type) -> Callable[[str], list[Any]]:
+    """The type of an option that takes values separated by commas; a value given twice counts once."""
+
+    def values(text: str) -> list[Any]:
+        try:
+            return list(dict.fromkeys(kind(part) for part in text.split(",")))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of {kind.__name__} values like A,B,C") from None
+
+    return values
 
 
 def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -23,25 +68,31 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    groups: dict[str, Any] = {}
-    for field in dataclasses.fields(Config):
-        rules, kind = field.metadata, value_type(field)
-        if rules["group"] not in groups:
-            groups[rules["group"]] = parser.add_argument_group(rules["group"])
-        group = groups[rules["group"]]
-        if kind is bool:
-            group.add_argument(option_flag(field.name), action="store_true", help=rules["help"])
-            continue
-        shown = field.default not in (None, dataclasses.MISSING)
-        metavar = rules["metavar"] or (None if rules["choices"] else "X")
-        text = f"{rules['help']} (default: {field.default})" if shown else rules["help"]
-        group.add_argument(
-            option_flag(field.name),
-            type=kind,
-            choices=rules["choices"],
-            metavar=metavar,
-            help=text.replace("%", "%%"),
-        )
+    add_options(parser, dataclasses.fields(Config))
     given = vars(parser.parse_args(arguments))
     resolve(given)
     return given
+
+
+def answer(work: Callable[[], int]) -> int:
+    """What `work` returns, or the exit code of what it raises, whose one line goes to standard error."""
+    try:
+        return work()
+    except UsageError as error:
+        code, message = 2, error
+    except RunError as error:
+        code, message = 1, error
+    except KeyboardInterrupt:
+        return 130
+    print(f"distmnist: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def check() -> int:
+    """Exit code 0 if the command line is one of distmnist.train."""
+    parse()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(answer(check))

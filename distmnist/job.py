@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from distmnist import __version__, data, summary
+from distmnist import __version__, data, plots, summary
 from distmnist.config import Config, UsageError, from_json, option_flag, resolve, to_json
 from distmnist.data import Dataset
 from distmnist.distributed import World, choose_device, join
@@ -54,7 +54,7 @@ def run(given: Given) -> int:
             header(log, world, common, setting, why, dataset, directory)
         signals = stack.enter_context(Signals())
         stack.enter_context(Heartbeat(world.store, world.rank, world.size, common.timeout, alarm))
-        figures = {}
+        figures, histories = {}, {}
         for net, config in configs.items():
             result = fit(
                 config,
@@ -67,13 +67,15 @@ def run(given: Given) -> int:
             )
             if result.figures is None:
                 break
-            figures[net] = result.figures
+            figures[net], histories[net] = result.figures, result.history
             if directory:
                 directory.write_predictions(net, result.evaluation.arrays())
         finished = len(figures) == len(configs)
         with world.agreement():  # nobody leaves, and so stops watching over the others, before all are done
             if directory:
                 directory.write_json("summary.json", summary.summarize(finished, dataset, setting, figures))
+                if finished:
+                    leave_plots(log, directory, figures, histories)
                 footer(log, dataset, figures, finished, directory)
         return 0 if finished else 128 + (signals.fatal or signal.SIGTERM)
 
@@ -240,6 +242,23 @@ def header(
     )
     log.say(f"data: {dataset.name}, {len(dataset.train):,} + {len(dataset.test):,} digits ({dataset.origin})")
     log.say(f"output: {directory.path}")
+
+
+def leave_plots(
+    log: Log, directory: RunDirectory, figures: dict[str, Any], histories: dict[str, list[dict[str, Any]]]
+) -> None:
+    """Writes plots/*.svg into the run where matplotlib is installed. What fails in it is warned of: the run stands."""
+    if not plots.available():
+        return
+    try:
+        confusions = {net: figure["confusion"] for net, figure in figures.items()}
+        for name, content in plots.of_run(histories, confusions).items():
+            directory.write(f"plots/{name}", content)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or "no reason given"
+        log.warn(f"the run is complete but its plots are not: {type(error).__name__}: {reason}")
+    else:
+        log.say(f"plots: {directory.path / 'plots'}")
 
 
 def footer(log: Log, dataset: Dataset, figures: dict[str, Any], finished: bool, directory: RunDirectory) -> None:

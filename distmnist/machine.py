@@ -51,6 +51,14 @@ def default_threads(processes: int) -> int:
     return min(threads, int(wish)) if wish.isdigit() and int(wish) and not set_by_torchrun else threads
 
 
+def default_processes() -> int:
+    """How many processes suit this machine: one a GPU, else a power of two up to its cores, so that V can divide.
+
+    4 at most on the CPU: of the default batch of 64 each then has 16 digits, and the other cores become its threads.
+    """
+    return torch.cuda.device_count() or min(4, 1 << (usable_cores().bit_length() - 1))
+
+
 def has_native_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 itself (AVX512-BF16, AMX or Arm BF16); emulation is slower than float32."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()

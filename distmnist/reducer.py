@@ -7,11 +7,14 @@ gradient of a parameter of its own, so it costs no message and no synchronisatio
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.futures import Future
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from distmnist.distributed import World
+from distmnist.shared_memory import SharedMemory, share_memory
 
 BUCKET_MIB = 25
 """Given explicitly, it also replaces DDP's first bucket of 1 MiB: both nets' gradients then travel as one message."""
@@ -92,6 +95,28 @@ class DDPReducer(Reducer):
             gradient_as_bucket_view=True,
             static_graph=True,
         )
+        if memory := share_memory(world, gradient_bytes(self.shard_loss)):
+            self.module.register_comm_hook(memory, average_in_shared_memory)
+
+
+def gradient_bytes(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def average_in_shared_memory(memory: SharedMemory, bucket: dist.GradBucket) -> Future[Tensor]:
+    """DDP's communication hook."""
+    future: Future[Tensor] = Future()
+    future.set_result(mean_over_ranks(memory, bucket.buffer()))
+    return future
+
+
+def mean_over_ranks(memory: SharedMemory, tensor: Tensor) -> Tensor:
+    """In place: added up in the order of ranks, so the same bits on all of them, wherever a number stands."""
+    first, second, *rest = memory.all_gather(tensor)
+    torch.add(first, second, out=tensor)
+    for other in rest:
+        tensor += other
+    return tensor.div_(memory.world.size)
 
 
 class TreeReducer(Reducer):
@@ -103,7 +128,7 @@ class TreeReducer(Reducer):
 
     def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
         super().__init__(model, world, label_smoothing)
-        self.world = world
+        self.gather = (share_memory(world, gradient_bytes(self.shard_loss)) or world).all_gather
         self.leaves: list[Tensor] = []
 
     def start(self) -> None:
@@ -114,7 +139,7 @@ class TreeReducer(Reducer):
         self.leaves.append(torch.cat([gradient.reshape(-1) for gradient in gradients]))
 
     def finish(self) -> Tensor:
-        total = tree_sum(self.world.all_gather(tree_sum(self.leaves)))
+        total = tree_sum(self.gather(tree_sum(self.leaves)))
         parameters = list(self.shard_loss.parameters())
         for parameter, piece in zip(parameters, total.split([p.numel() for p in parameters]), strict=True):
             # A gradient must be laid out like its parameter (channels last): fused updates walk both as they lie.

@@ -71,11 +71,22 @@ class GlobalBatchSampler(DistributedSampler):
         return EpochPlan(self.seed, self.epoch, len(self.dataset), self.batch_size)
 
     def batches(self, start: int = 0, device: torch.device | str = "cpu") -> Iterator[list[Share]]:
-        """This replica's shares of each global batch, from step `start` on."""
-        plan = self.plan
-        order = plan.order.to(device)
+        """This replica's shares of each global batch, from step `start` on. Holds this replica's digits alone."""
+        plan, own, taken = self.plan, self._own(start).to(device), 0
         for step in range(start, plan.steps):
-            yield [Share(part, order[slice(*plan.bounds(step, part, self.parts))]) for part in self.mine]
+            shares = []
+            for part in self.mine:
+                first, stop = plan.bounds(step, part, self.parts)
+                shares.append(Share(part, own[taken : taken + stop - first]))
+                taken += stop - first
+            yield shares
+
+    def _own(self, start: int) -> Tensor:
+        """This replica's digits from step `start` on, int64, in a tensor of their own: the whole order can go."""
+        plan, first, last = self.plan, self.mine[0], self.mine[-1]
+        steps = range(start, plan.steps)
+        bounds = [(plan.bounds(s, first, self.parts)[0], plan.bounds(s, last, self.parts)[1]) for s in steps]
+        return torch.cat([plan.order[:0], *(plan.order[slice(*own)] for own in bounds)])
 
     def __iter__(self) -> Iterator[int]:
         for shares in self.batches():

@@ -45,8 +45,7 @@ def table(data: Dataset, figures: dict[str, Any]) -> str:
                 f"{figure['images_per_second']:,.0f}",
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = align(rows)
     if comparable:
         lines += ["In brackets: the published result.", "* The sum of the means of batches of 64, divided by 10,000."]
     else:
@@ -55,3 +54,9 @@ def table(data: Dataset, figures: dict[str, Any]) -> str:
             f"On the sample expect {EXPECTED_ON_SAMPLE}; no result on it compares with one on MNIST.",
         ]
     return "\n".join(lines)
+
+
+def align(rows: list[list[str]]) -> list[str]:
+    """The rows of a table as lines, the columns two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -9,10 +9,11 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from distmnist.source import Trained
+
 from . import onnx_file, parity, torchscript
 from .predict import SIGNATURES, PredictError, check_model, signature
 from .reference import Case
-from .source import Trained
 
 SAMPLE = 8
 """Digits in test_data_set_0, and those that the slow reference evaluator is asked."""

@@ -11,14 +11,14 @@ import onnx
 import onnxruntime
 import torch
 
-from distmnist import __version__, data
+from distmnist import __version__, data, source
 from distmnist.checkpoint import weights_sha256, write_atomically
 from distmnist.config import UsageError
 from distmnist.data import Dataset
+from distmnist.source import Trained
 
-from . import folder, gate, int8, onnx_file, parity, provenance, reference, source, torchscript
+from . import folder, gate, int8, onnx_file, parity, provenance, reference, torchscript
 from .reference import Case
-from .source import Trained
 
 OLDEST_RUNTIME = "1.15"
 """The oldest ONNX Runtime that was tried on files of the default opset, and the first with a wheel for Python 3.11."""

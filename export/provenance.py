@@ -8,8 +8,7 @@ import torch
 from distmnist import __version__
 from distmnist.data import MEAN, STD
 from distmnist.metrics import CLASSES
-
-from .source import Trained
+from distmnist.source import Trained
 
 
 def describe(trained: Trained, opset: int) -> dict[str, str]:

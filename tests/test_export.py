@@ -19,10 +19,10 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from distmnist import checkpoint, data, models
+from distmnist import checkpoint, data, models, source
 from distmnist.data import normalise
 from export import __main__ as command
-from export import onnx_file, predict, provenance, source, torchscript
+from export import onnx_file, predict, provenance, torchscript
 
 pytest_plugins = ["export_fixtures"]
 pytestmark = pytest.mark.usefixtures("few_batches")  # all of them: test_export_parity.py

@@ -14,10 +14,10 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from distmnist import data
+from distmnist import data, source
 from distmnist.data import normalise
 from export import __main__ as command
-from export import folder, int8, parity, predict, source
+from export import folder, int8, parity, predict
 
 pytest_plugins = ["export_fixtures"]
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,11 +12,11 @@ import pytest
 from export_fixtures import small_sample
 from onnx import helper, numpy_helper
 
-from distmnist import checkpoint
+from distmnist import checkpoint, source
 from distmnist.data import load_sample
+from distmnist.source import Trained
 from export import __main__ as command
-from export import folder, gate, job, onnx_file, parity, provenance, reference, source, torchscript
-from export.source import Trained
+from export import folder, gate, job, onnx_file, parity, provenance, reference, torchscript
 
 pytest_plugins = ["export_fixtures"]
 

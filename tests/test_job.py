@@ -11,7 +11,7 @@ import pytest
 import torch
 from digits import few_digits
 
-from distmnist import checkpoint, data, summary, train, trainer
+from distmnist import checkpoint, data, plots, summary, train, trainer
 from distmnist.checkpoint import weights_sha256
 from distmnist.log import Log, Silence
 from distmnist.models import MODELS
@@ -56,6 +56,8 @@ def test_a_run_of_both_nets_leaves_the_files_and_figures_of_the_contract(command
     (run,) = (path for path in Path("runs").iterdir() if path.name != "latest")
     assert re.fullmatch(r"\d{8}-\d{6}", run.name) and Path("runs/latest").resolve() == run.resolve()
     names = [f"{net}/{name}" for net in MODELS for name in ("last.pt", "metrics.jsonl", "predictions.npz")]
+    if plots.available():
+        names += [f"plots/{name}.svg" for name in ("loss", "accuracy", "confusion-mlp", "confusion-cnn")]
     assert {os.path.relpath(path, run) for path in contents(run)} == {"config.json", "summary.json", *names}
 
     written = json.loads((run / "summary.json").read_text())
@@ -87,6 +89,30 @@ def test_a_person_sees_the_setting_first_one_line_an_epoch_and_the_next_command_
     assert "data: mnist-sample, 300 + 120 digits" in head and "output: a" in head
     assert len([line for line in out if "epoch" in line and "images/s" in line]) == 2
     assert out[-1] == "next: python -m export a"
+
+
+@pytest.mark.skipif(not plots.available(), reason="needs matplotlib: the extra report")
+def test_the_plots_are_left_in_the_run_and_one_line_says_where(command):
+    code, out, err = command(*SMALL, "--output=a")
+    assert (code, err) == (0, []) and [line for line in out if "plots" in line] == [f"plots: {Path('a', 'plots')}"]
+    assert Path("a/plots/loss.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_a_plot_that_fails_costs_one_warning_and_not_the_run(command, monkeypatch):
+    def fail(histories, confusions):
+        raise ValueError("no such\nfont")
+
+    monkeypatch.setattr(plots, "available", lambda: True)
+    monkeypatch.setattr(plots, "of_run", fail)
+    code, out, err = command(*SMALL, "--output=a")
+    assert code == 0 and out[-1] == "next: python -m export a" and figures("a")["correct"] > 0
+    assert err == ["WARNING: the run is complete but its plots are not: ValueError: no such font"]
+
+
+def test_without_matplotlib_nothing_is_said_of_plots(command, monkeypatch):
+    monkeypatch.setattr(plots, "available", lambda: False)
+    code, out, err = command(*SMALL, "--output=a")
+    assert (code, err) == (0, []) and not any("plot" in line for line in out) and not Path("a/plots").exists()
 
 
 def table_of(name):

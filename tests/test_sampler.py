@@ -94,6 +94,31 @@ def test_starting_at_a_step_goes_on_where_the_steps_before_left_off():
     assert list(sampler.batches(start=7)) == []
 
 
+def test_the_shares_of_4096_replicas_are_disjoint_and_complete_and_none_holds_more_than_its_own():
+    """Held is the storage behind the indices: views of the whole order would be 80 kB a replica, not 24 bytes."""
+    size, batch, replicas = 10_000, 6_000, 4096
+    seen = torch.zeros(size, dtype=torch.int64)
+    for sampler in samplers(size, batch, replicas):
+        own = [share.indices for shares in sampler.batches() for share in shares]
+        storages = {indices.untyped_storage().data_ptr(): indices.untyped_storage().nbytes() for indices in own}
+        assert sum(storages.values()) <= 24
+        seen[torch.cat(own)] += 1
+    assert torch.equal(seen, torch.ones_like(seen))
+
+
+@pytest.mark.parametrize("batch", [4096, 8192, 4096 * 64])
+def test_the_shares_of_each_step_of_mnist_meet_end_to_end_for_4096_replicas(batch):
+    """With 64 digits a replica the batch is larger than an epoch, which then has one step."""
+    plan = EpochPlan(seed=0, epoch=0, size=60_000, batch_size=batch)
+    end = 0
+    for step in range(plan.steps):
+        for part in range(4096):
+            first, stop = plan.bounds(step, part, 4096)
+            assert first == end and 0 <= stop - first - plan.count(step) // 4096 <= 1
+            end = stop
+    assert end == 60_000
+
+
 def test_a_plain_data_loader_takes_it():
     for sampler in samplers(100, 16, 3, epoch=1):
         loaded = torch.cat(list(DataLoader(torch.arange(100), batch_size=5, sampler=sampler)))

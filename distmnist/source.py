@@ -54,7 +54,7 @@ def load(path: Path) -> tuple[list[Trained], list[str]]:
             check_size(folder / name)
         snapshot, trouble = read(checkpoint.load_newest, folder)
         if trouble:
-            warnings.append(f"{trouble}; exporting the one before it")
+            warnings.append(f"{trouble}; taking the one before it")
         trained = from_snapshot(snapshot, folder)
         if trained.name in nets:
             raise UsageError(f"{path} holds {trained.name} twice; name one of its snapshots")

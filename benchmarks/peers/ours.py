@@ -1,0 +1,35 @@
+"""This project's trainer, through the functions that the command itself calls."""
+
+import time
+
+from benchmarks.peers.case import LR, Case, Run, cut
+from distmnist.config import Config
+from distmnist.data import Dataset, Digits
+from distmnist.distributed import World
+from distmnist.job import set_up_machine
+from distmnist.sampler import GlobalBatchSampler
+from distmnist.trainer import fit
+
+
+def config_of(case: Case) -> Config:
+    return Config(
+        model=case.net, epochs=1, batch_size=case.batch, lr=LR, amp=case.amp, threads=case.threads, seed=case.seed
+    )
+
+
+def prepare(case: Case, digits: Digits, world: World) -> Run:
+    """The evaluation that belongs to a fit is cut down to one digit a rank; it is inside the time that is measured."""
+    config = config_of(case)
+    set_up_machine(world, config)
+    data = Dataset("mnist", "in memory", digits, cut(digits, world.size)).to(world.device)
+    return lambda: fit(config, world, data).state
+
+
+def loader_seconds(case: Case, digits: Digits) -> float:
+    """What an epoch's shuffling, gathering and normalising take by themselves, in one process."""
+    sampler = GlobalBatchSampler(digits, batch_size=case.batch, num_replicas=1, rank=0, seed=case.seed)
+    began = time.perf_counter()
+    for shares in sampler.batches():
+        for share in shares:
+            digits.batch(share.indices)
+    return time.perf_counter() - began

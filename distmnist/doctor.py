@@ -1,0 +1,66 @@
+"""Checks a machine, or a cluster, before anything is trained on it.
+
+python -m distmnist.doctor [options]                            this machine, and its network
+torchrun --nproc_per_node=N -m distmnist.doctor [options]       also: N processes, their all-reduce, their step times
+
+Every line is ok, a warning or a problem with what to do about it. Exit codes: 0 no problem, 1 a problem, 2 wrong usage.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from distmnist.commandline import Parser, add_options
+from distmnist.config import Config, RunError, UsageError
+from distmnist.train import fail
+
+OPTIONS = ("data_dir", "output", "device", "amp", "threads", "timeout")
+"""Fields of `Config` that the doctor takes: give those that the training will be given."""
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[Config, dict[str, Any]]:
+    """The command line -> the training's options, and the doctor's own. Raises UsageError; `--help` exits."""
+    parser = Parser(
+        prog="distmnist.doctor",
+        usage="python -m distmnist.doctor [options]                          this machine\n"
+        "       torchrun --nproc_per_node=N -m distmnist.doctor [options]     all processes together",
+        description="Checks a machine or a cluster, in some ten seconds. Give it the options that training will get.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--json", action="store_true", default=False, help="print one JSON object instead of lines")
+    parser.add_argument(
+        "--endpoint",
+        metavar="HOST:PORT",
+        default=None,
+        help="without torchrun, where several hosts are to meet: does the name resolve, which interface, a free port?",
+    )
+    add_options(parser, [field for field in dataclasses.fields(Config) if field.name in OPTIONS])
+    given = vars(parser.parse_args(arguments))
+    own = {name: given.pop(name) for name in ("json", "endpoint")}
+    return Config(**given), own
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    rank = os.environ.get("RANK", "0")
+    try:
+        with contextlib.nullcontext() if rank == "0" else contextlib.redirect_stdout(io.StringIO()):
+            config, own = parse(arguments)
+        from distmnist import examination  # imports torch: 2 s that --help and a mistyped option need not take
+
+        return examination.run(config, own["endpoint"], as_json=own["json"])
+    except UsageError as error:
+        return fail(str(error), 2, speak=rank == "0", wait=rank != "0")
+    except RunError as error:
+        return fail(str(error), 1, speak=rank == "0", wait=rank != "0")
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""The course of a sweep: every trial on held-out digits, then the winner once on the test digits."""
+
+import argparse
+import contextlib
+import functools
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+from distmnist import pool, search
+from distmnist.config import UsageError, option_flag, resolve
+from distmnist.log import Log
+from distmnist.pool import Member, Outcome
+from distmnist.search import Search, Setting
+from distmnist.signals import Signals
+from distmnist.trials import Trials
+
+Start = Callable[[Iterable[Member]], Generator[Outcome, None, None]]
+"""Runs members and yields them as they end: `pool.run`, with everything else said."""
+
+
+def run(own: argparse.Namespace) -> int:
+    """Runs the sweep for the options of `sweep.parse`. Returns the exit code; raises UsageError and RunError."""
+    log, net, held = Log(), own.given["model"], own.given["val_fraction"]
+    with pool.open_directory(own.output) as directory:
+        plan = plan_search(own, pool.read_json(own.output / "sweep.json"))
+        known = [member for number, setting in enumerate(plan.known) for member in members(own, number, setting)]
+        dataset = pool.find_digits(resolve(own.given).data_dir, known, log)
+        count = len(plan.known) if isinstance(plan, search.Listed) else min(own.trials, search.size(own.space))
+        jobs = pool.share_out(own.jobs, own.given.get("threads"), resolve(own.given).device, count * own.repeats)
+        facts = {"dataset": dataset, "search": own.search, "space": own.space, "val_fraction": held, "jobs": str(jobs)}
+        trials = Trials(net, range(own.seed, own.seed + own.repeats), facts, plan.known)
+        log.say(
+            f"{net}: {own.search} search, {count} trials x {own.repeats} random seeds, {jobs}\n"
+            f"data: {dataset['name']}; {held:.0%} of the training digits are held out to choose by;"
+            " nothing said of test digits is looked at before\n"
+            f"output: {directory.path}"
+        )
+
+        def save() -> None:
+            directory.write_json("sweep.json", trials.to_json())
+
+        with Signals() as signals:
+            start = functools.partial(pool.run, jobs=jobs, wishes=signals)
+            explore(own, plan, trials, start, save, log)
+            if not signals.fatal:
+                try_winner(own, trials, start, log)
+            save()
+        log.say(trials.table())
+        if trials.winner:
+            log.say(f"\nnext: python -m distmnist.report {directory.path}")
+            return 0
+        log.say(f"\ninterrupted; the same command goes on with {directory.path}")
+        return 128 + (signals.fatal or signal.SIGTERM)
+
+
+def members(own: argparse.Namespace, number: int, setting: Setting) -> list[Member]:
+    """The runs of a trial, one a random seed."""
+    return [
+        Member(own.output / f"runs/trial{number:03}-seed{seed}", {**own.given, **setting, "seed": seed})
+        for seed in range(own.seed, own.seed + own.repeats)
+    ]
+
+
+def explore(
+    own: argparse.Namespace, plan: Search, trials: Trials, start: Start, save: Callable[[], None], log: Log
+) -> None:
+    """Runs every trial that `plan` proposes, until one wishes to stop."""
+
+    def proposals() -> Iterator[Member]:
+        for number, setting in plan:
+            runs = members(own, number, setting)
+            trials.propose(number, setting, runs)
+            save()
+            yield from runs
+
+    with contextlib.closing(start(proposals())) as outcomes:
+        for member, error in outcomes:
+            if isinstance(error, UsageError):
+                raise error
+            if (number := trials.add(member, error)) is not None:
+                plan.tell(number, trials.accuracy(number))
+                log.say(trials.line(number))
+
+
+def try_winner(own: argparse.Namespace, trials: Trials, start: Start, log: Log) -> None:
+    """Trains the winner on all training digits, with random seeds that no trial had, and has it tested."""
+    chosen = trials.choose()
+    log.say(f"winner: trial {chosen['trial']}; now trained on all training digits")
+    given = {**own.given, **chosen["options"], "val_fraction": 0.0}
+    last = own.seed + own.repeats
+    finals = [
+        Member(own.output / f"runs/winner-seed{seed}", {**given, "seed": seed})
+        for seed in range(last, last + own.repeats)
+    ]
+    done = []
+    with contextlib.closing(start(finals)) as outcomes:
+        for member, error in outcomes:
+            if error:
+                raise error
+            done.append(member)
+    if len(done) == len(finals):
+        trials.test(chosen, finals)
+
+
+def plan_search(own: argparse.Namespace, before: dict[str, Any] | None) -> Search:
+    """The search that was asked for. `before`: sweep.json of an earlier attempt: Optuna is told its settings again."""
+    match own.search:
+        case "star":
+            return search.Listed(search.star(own.space))
+        case "grid":
+            return search.Listed(search.grid(own.space))
+        case "random":
+            return search.Listed(search.random(own.space, own.trials, own.seed))
+    known = before["proposed"] if before else []
+    for setting in known:
+        for name in own.space.keys() | setting.keys():
+            if setting.get(name) not in own.space.get(name, ()):
+                raise UsageError(
+                    f"{option_flag(name)}: the sweep in {own.output} has tried {setting.get(name)}; list it too,"
+                    " or name another --output"
+                )
+    return search.Optuna(own.space, own.trials, own.seed, known)

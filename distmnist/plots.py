@@ -1,0 +1,269 @@
+"""Every plot, made with matplotlib, which is optional: the main job leaves some in its run, the report has them all.
+
+One panel a figure, so that a narrow screen can put them below each other. Colours come from PALETTE alone, so that the
+report can hand them over to its style sheet, light or dark.
+"""
+
+import importlib.util
+import io
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = {
+    "paper": "#fffffe",
+    "ink": "#21201e",
+    "soft": "#6b6862",
+    "line": "#dcd9d2",
+    "a": "#b5502b",
+    "b": "#1f6f93",
+    "c": "#8a6d00",
+    "d": "#6b4c9a",
+    "e": "#3b7a44",
+    "f": "#a03466",
+}
+"""name -> colour on white paper. The report's style sheet has a variable of each name."""
+
+SERIES = [PALETTE[name] for name in "abcdef"]
+SIZE = (4.4, 3.1)
+"""Inches: small, so that a telephone shows its text at nearly its own size."""
+
+Curves = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
+"""label -> the histories (lines of metrics.jsonl) of its repeats."""
+
+
+def available() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def style() -> Any:
+    """matplotlib's settings, as a context manager: for making figures and for writing them."""
+    # It says on standard error that it builds its font cache, or has no place to keep it: no matter for a plot.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    import matplotlib
+
+    return matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "distmnist",
+            "font.family": "sans-serif",
+            "font.size": 9.5,
+            "text.parse_math": False,
+            "figure.facecolor": PALETTE["paper"],
+            "axes.facecolor": "none",
+            "axes.edgecolor": PALETTE["soft"],
+            "axes.labelcolor": PALETTE["ink"],
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.color": PALETTE["line"],
+            "grid.linewidth": 0.6,
+            "text.color": PALETTE["ink"],
+            "xtick.color": PALETTE["soft"],
+            "ytick.color": PALETTE["soft"],
+            "xtick.labelcolor": PALETTE["ink"],
+            "ytick.labelcolor": PALETTE["ink"],
+            "legend.frameon": False,
+            "lines.linewidth": 1.6,
+            "lines.markersize": 4.5,
+        }
+    )
+
+
+def panel(size: tuple[float, float] = SIZE) -> tuple["Figure", "Axes"]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def written(figure: "Figure", kind: str) -> bytes:
+    """The figure as a file, kind "svg" or "png": the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
+
+
+def inline(svg: bytes, name: str, label: str) -> str:
+    """An SVG file as an element of a page: colours as the page's variables, ids its own, a label for who cannot see.
+
+    `name` must be unique in the page; `label` is plain text.
+    """
+    from html import escape
+
+    text = svg.decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"(url\(|href=\")#", rf"\1#{name}-", text)
+    for variable, colour in PALETTE.items():
+        text = text.replace(colour, "transparent" if variable == "paper" else f"var(--{variable})")
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{escape(label)}"', text, count=1)
+
+
+def of_run(histories: Mapping[str, Sequence[Mapping[str, Any]]], confusions: Mapping[str, Any]) -> dict[str, bytes]:
+    """The main job's plots: name of the file -> SVG. histories and confusions: by net."""
+    curves = {net: [history] for net, history in histories.items()}
+    with style():
+        figures = {"loss": loss(curves), "accuracy": accuracy(curves)}
+        figures |= {f"confusion-{net}": confusion(matrix, net) for net, matrix in confusions.items()}
+        return {f"{name}.svg": written(figure, "svg") for name, figure in figures.items()}
+
+
+def loss(curves: Curves) -> "Figure":
+    """Cross entropy over the epochs: on the test digits, and dashed while training."""
+    figure, axes = panel()
+    for colour, (label, histories) in zip(series(curves), curves.items(), strict=True):
+        draw(axes, histories, "test_loss", colour, label)
+        draw(axes, histories, "train_loss", colour, None, dashed=True)
+    axes.set(xlabel="epoch", ylabel="mean cross entropy (nats)", yscale="log")
+    plain_logarithm(axes)
+    axes.legend()
+    return figure
+
+
+def accuracy(curves: Curves) -> "Figure":
+    """Accuracy on the test digits over the epochs, in per cent."""
+    figure, axes = panel()
+    for colour, (label, histories) in zip(series(curves), curves.items(), strict=True):
+        draw(axes, histories, "test_accuracy", colour, label, factor=100)
+    axes.set(xlabel="epoch", ylabel="test accuracy (%)")
+    axes.legend()
+    return figure
+
+
+def series(labels: Iterable[str]) -> list[str]:
+    """A colour for each label."""
+    return [SERIES[index % len(SERIES)] for index, _ in enumerate(labels)]
+
+
+def draw(
+    axes: "Axes",
+    histories: Sequence[Sequence[Mapping[str, Any]]],
+    key: str,
+    colour: str,
+    label: str | None,
+    *,
+    factor: float = 1.0,
+    dashed: bool = False,
+) -> None:
+    """The mean of the repeats over the epochs that all of them have, and each of several repeats as a thin line."""
+    from matplotlib.ticker import MaxNLocator
+
+    line = {"color": colour, "linestyle": "--" if dashed else "-"}
+    if len(histories) > 1:
+        for history in histories:
+            axes.plot([e["epoch"] for e in history], [factor * e[key] for e in history], alpha=0.3, lw=0.7, **line)
+    epochs = range(1, min(map(len, histories)) + 1)
+    means = [factor * sum(history[epoch - 1][key] for history in histories) / len(histories) for epoch in epochs]
+    axes.plot(epochs, means, label=label, marker="o" if not dashed else "_" if len(means) == 1 else None, **line)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def plain_logarithm(axes: "Axes") -> None:
+    """0.02, 0.05, 0.1 rather than powers of ten: a loss spans about one decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def confusion(matrix: Any, net: str) -> "Figure":
+    """Counts of the test digits, int [10, 10]: row the label, column what was said. Colour is for mistakes alone."""
+    from matplotlib.patches import Rectangle
+
+    counts = np.asarray(matrix)
+    mistakes = counts - np.diag(np.diag(counts))
+    most = max(int(mistakes.max()), 1)
+    figure, axes = panel((4.3, 4.1))
+    for row, column in np.ndindex(counts.shape):
+        count = int(counts[row, column])
+        right = row == column
+        if count:
+            shade = 0.35 if right else 0.12 + 0.55 * math.sqrt(count / most)
+            colour = PALETTE["line"] if right else PALETTE["a"]
+            axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, color=colour, alpha=shade, lw=0))
+            axes.text(column, row, count, ha="center", va="center", fontsize=8)
+    digits = range(len(counts))
+    axes.set(xlim=(-0.6, 9.6), ylim=(9.6, -0.6), xticks=digits, yticks=digits, aspect="equal")
+    axes.set(xlabel=f"what the {net} said", ylabel="what it was")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return figure
+
+
+def comparison(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """rows: label, values (accuracies), interval (low, high) or None, published (an accuracy) or None."""
+    figure, axes = panel((4.4, 0.9 + 0.45 * len(rows)))
+    for index, (row, colour) in enumerate(zip(rows, series(row["label"] for row in rows), strict=True)):
+        values = [100 * value for value in row["values"]]
+        axes.plot(values, [index] * len(values), "o", color=colour, alpha=0.45 if len(values) > 1 else 1)
+        if row["interval"]:
+            low, high = (100 * end for end in row["interval"])
+            axes.plot([low, high], [index, index], color=colour, linewidth=2.5, solid_capstyle="butt")
+            axes.plot(sum(values) / len(values), index, "|", color=colour, markersize=14, markeredgewidth=2)
+        if row["published"] is not None:
+            axes.plot(100 * row["published"], index, "x", color=PALETTE["soft"], label="published, one run")
+    if handles := axes.get_legend_handles_labels()[0]:
+        axes.legend(handles=handles[:1], loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
+    axes.set(yticks=range(len(rows)), yticklabels=[row["label"] for row in rows], xlabel="test accuracy (%)")
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def calibration(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
+    """net -> bins: confidence and accuracy (means), low and high (the accuracy's 95 % interval)."""
+    figure, axes = panel((4.2, 3.9))
+    axes.plot([0, 1], [0, 1], color=PALETTE["soft"], linewidth=0.8, linestyle=":", label="as sure as right")
+    for colour, (net, filled) in zip(series(bins), bins.items(), strict=True):
+        x, y = [b["confidence"] for b in filled], [b["accuracy"] for b in filled]
+        spread = [[b["accuracy"] - b["low"] for b in filled], [b["high"] - b["accuracy"] for b in filled]]
+        axes.errorbar(x, y, yerr=spread, fmt="o-", color=colour, linewidth=1.2, elinewidth=0.8, label=net)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
+    axes.set(xlabel="how sure it was (probability of what it said)", ylabel="how often it was right")
+    axes.legend(loc="upper left")
+    return figure
+
+
+def trade_off(trials: Sequence[Mapping[str, Any]]) -> "Figure":
+    """A sweep's trials: validation accuracy, its spread over seeds, and training time; the Pareto front stands out."""
+    figure, axes = panel()
+    for front, name in ((False, "other trials"), (True, "Pareto front")):
+        chosen = sorted((t for t in trials if t["pareto"] == front), key=lambda t: t["train_seconds"]["mean"])
+        if not chosen:
+            continue
+        x = [t["train_seconds"]["mean"] for t in chosen]
+        y = [100 * t["val_accuracy"]["mean"] for t in chosen]
+        spread = [100 * (t["val_accuracy"]["std"] or 0.0) for t in chosen]
+        colour = PALETTE["a" if front else "soft"]
+        axes.errorbar(x, y, yerr=spread, fmt="o", color=colour, elinewidth=0.8, alpha=1 if front else 0.6, label=name)
+    axes.set(xlabel="training time (s)", ylabel="validation accuracy (%)")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
+    return figure
+
+
+def effect(option: str, values: Sequence[tuple[str, Sequence[float]]]) -> "Figure":
+    """One searched option: its values in order, each with the mean validation accuracies of its trials."""
+    figure, axes = panel((4.0, 2.9))
+    for index, (_, accuracies) in enumerate(values):
+        axes.plot([index] * len(accuracies), [100 * a for a in accuracies], "o", color=PALETTE["b"], alpha=0.5)
+        axes.plot(index, 100 * sum(accuracies) / len(accuracies), "_", color=PALETTE["a"], markersize=18)
+    axes.set(xticks=range(len(values)), xticklabels=[value for value, _ in values])
+    axes.set(xlabel=option, ylabel="validation accuracy (%)", xlim=(-0.6, len(values) - 0.4))
+    axes.grid(False, axis="x")
+    return figure

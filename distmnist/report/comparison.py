@@ -1,0 +1,128 @@
+"""Sets the nets beside each other: means, intervals, and in words what they show and what they do not."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distmnist.report.reading import Material, Net, result_options
+from distmnist.significance import over_seeds
+from distmnist.summary import PUBLISHED
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the comparison: a net with its options, over its random seeds. Lists are in the order of seeds."""
+
+    label: str
+    net: str
+    nets: list[Net]
+    values: list[float]
+    losses: list[float]
+    seconds: list[float]
+    parameters: int
+    interval: tuple[float, float] | None
+    published: float | None
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.values))
+
+    @property
+    def deviation(self) -> float | None:
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+
+def compare(material: Material) -> list[Row]:
+    """The study's own figures, then what the other runs say, those with the same options together."""
+    rows = []
+    for recipe, nets in (material.study or {"recipes": {}})["recipes"].items():
+        for net, entry in nets.items():
+            of_it = [r.nets[net] for r in material.runs if r.of_study and net in r.nets]
+            of_it = [n for n in of_it if n.options.get("recipe") == recipe]
+            accuracy = entry["accuracy"]
+            several = len(accuracy["values"]) > 1 and accuracy.get("low") is not None
+            rows.append(
+                Row(
+                    label=f"{net}, {recipe}" if len(material.study["recipes"]) > 1 else net,
+                    net=net,
+                    nets=of_it,
+                    values=accuracy["values"],
+                    losses=entry.get("loss", {}).get("values", []),
+                    seconds=entry.get("train_seconds", {}).get("values", []),
+                    parameters=entry["parameters"],
+                    interval=(accuracy["low"], accuracy["high"]) if several else None,
+                    published=published(material, net, recipe),
+                )
+            )
+    groups: dict[str, list[Net]] = {}
+    for run in material.runs:
+        for net in run.nets.values() if not run.of_study else ():
+            key = json.dumps([net.name, sorted((k, v) for k, v in varied(net).items())])
+            groups.setdefault(key, []).append(net)
+    for key, nets in sorted(groups.items(), key=lambda item: item[1][0].name, reverse=True):
+        nets.sort(key=lambda net: net.seed)
+        values = [net.figures["test_accuracy"] for net in nets]
+        rows.append(
+            Row(
+                label=label(nets[0], [other[0] for other_key, other in groups.items() if other_key != key]),
+                net=nets[0].name,
+                nets=nets,
+                values=values,
+                losses=[net.figures["test_loss"] for net in nets],
+                seconds=[net.figures["train_seconds"] for net in nets],
+                parameters=nets[0].figures["parameters"],
+                interval=over_seeds(values),
+                published=published(material, nets[0].name, nets[0].options.get("recipe")),
+            )
+        )
+    return rows
+
+
+def published(material: Material, net: str, recipe: Any) -> float | None:
+    """The published accuracy, beside the recipe that is its own, on the digits that are its own."""
+    comparable = material.dataset["name"] == "mnist" and recipe == "reference" and net in PUBLISHED
+    return PUBLISHED[net][0] if comparable else None
+
+
+def varied(net: Net) -> dict[str, Any]:
+    """The options that make a result another one, the random seed apart."""
+    return {name: value for name, value in net.options.items() if name in result_options() - {"seed"}}
+
+
+def label(net: Net, others: Sequence[Net]) -> str:
+    """The net's name, and its options as far as another group of the same net has other ones."""
+    same = [varied(other) for other in others if other.name == net.name]
+    differing = [name for name, value in varied(net).items() if any(other.get(name) != value for other in same)]
+    return ", ".join([net.name, *(f"{name} {net.options[name]}" for name in differing)])
+
+
+def verdicts(material: Material, rows: Sequence[Row]) -> list[str]:
+    """The comparison in words, no stronger than what was measured."""
+    if material.study:
+        return [c["words"] for c in material.study["comparisons"] + material.study["recipe_comparisons"]]
+    words = []
+    if any(len(row.values) == 1 for row in rows):
+        alone = ", ".join(row.label for row in rows if len(row.values) == 1)
+        words.append(
+            f"One random seed ({alone}): no interval is drawn, because one result does not say how much another random"
+            " seed would change it. Train several seeds, or run a study."
+        )
+    for first in rows:
+        for second in rows:
+            if first.net == second.net or rows.index(first) > rows.index(second):
+                continue
+            pairs = {a.seed: (a, b) for a in first.nets for b in second.nets if a.seed == b.seed}
+            gains = [b.figures["test_accuracy"] - a.figures["test_accuracy"] for a, b in pairs.values()]
+            between = over_seeds(gains)
+            if between is None:
+                continue
+            low, high = between
+            sure = "it leaves out 0" if low > 0 or high < 0 else "it holds 0, so no difference is shown"
+            words.append(
+                f"{second.label} minus {first.label}, same random seeds: {100 * np.mean(gains):+.2f} points, 95 %"
+                f" interval {100 * low:+.2f} to {100 * high:+.2f} over {len(gains)} seeds; {sure}."
+            )
+    return words

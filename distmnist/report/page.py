@@ -1,0 +1,223 @@
+"""Puts the page together: gathers what it shows, draws its plots, fills the template, writes it all whole."""
+
+import base64
+import hashlib
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from distmnist import __version__, plots
+from distmnist.checkpoint import write_atomically
+from distmnist.config import RunError, UsageError
+from distmnist.data import MEAN, STD, Digits, normalise
+from distmnist.models import CNN, FullyConnectedNN
+from distmnist.report import answers, comparison, reading
+from distmnist.report.answers import Shown
+from distmnist.report.comparison import Row
+from distmnist.report.reading import Material
+
+HERE = Path(__file__).parent
+GENERATOR = "distmnist report"
+"""In the page's head: by it a report is known, which alone may be written over."""
+
+TITLES = {"mnist": "MNIST", "mnist-sample": "the sample"}
+
+PICTURES = 24
+"""Mistakes, and disagreements, that are shown as pictures."""
+
+CHECKED = 4
+"""Test digits on which the page compares its own arithmetic with the trained net's before it answers."""
+
+
+def write(paths: Sequence[Path], output: Path | None, data_dir: Path | None) -> Path:
+    """Writes index.html and its plots into `output`. Returns the page's path. Raises UsageError and RunError."""
+    material = reading.read(paths)
+    folder = output or paths[0] / "report"
+    page = folder / "index.html"
+    try:
+        if page.exists() and GENERATOR.encode() not in page.read_bytes()[:2000]:
+            raise UsageError(f"{page} is no report; name another directory with --output")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {folder} cannot be written: {error.strerror}; name another") from error
+    files = make(material, data_dir)
+    try:
+        for name, content in files.items():  # the page last: what it is about is there before it
+            write_atomically(folder / name, content)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror}; each file in it is whole") from error
+    return page
+
+
+def make(material: Material, data_dir: Path | None) -> dict[str, bytes]:
+    """Name of the file -> content: the plots as SVG and PNG, then the page."""
+    rows = comparison.compare(material)
+    nets = answers.featured(material)
+    test = reading.find_digits(material, data_dir).test if nets else None
+    shown = [answers.show(net, test) for net in nets]
+    files: dict[str, bytes] = {}
+    inlined = {}
+    with plots.style():
+        for name, (figure, told) in figures(material, rows, shown).items():
+            for kind in ("svg", "png"):
+                files[f"{name}.{kind}"] = plots.written(figure, kind)
+            inlined[name] = plots.inline(files[f"{name}.svg"], name, told)
+    files["index.html"] = render(context(material, rows, shown, test), inlined).encode()
+    return files
+
+
+def figures(material: Material, rows: Sequence[Row], shown: Sequence[Shown]) -> dict[str, tuple[Any, str]]:
+    """Name -> the figure, and in words what is to be seen: the tables have the figures themselves."""
+    made: dict[str, tuple[Any, str]] = {}
+    if rows:
+        bars = [vars(row) for row in rows]
+        made["comparison"] = plots.comparison(bars), "Test accuracies with their intervals; the table has the figures."
+    curves = {row.label: [net.history for net in row.nets] for row in rows if row.nets}
+    if curves:
+        made["loss"] = plots.loss(curves), "Loss over the epochs; the table has the figures."
+        made["accuracy"] = plots.accuracy(curves), "Test accuracy over the epochs; the table has the figures."
+    for one in shown:
+        net, told = one.net.name, f"Confusion matrix of the {one.net.name}; the table has the figures."
+        made[f"confusion-{net}"] = plots.confusion(one.confusion(), net), told
+    if shown:
+        bins = {one.net.name: one.calibration() for one in shown}
+        made["calibration"] = plots.calibration(bins), "Accuracy against confidence; the table has the figures."
+    for number, sweep in enumerate(material.sweeps, 1):
+        told = f"Validation accuracy against training time, {len(sweep['trials'])} trials; see the table."
+        made[f"sweep{number}"] = plots.trade_off(sweep["trials"]), told
+        for option, values in searched(sweep["trials"]).items():
+            named = f"sweep{number}-{''.join(c if c.isalnum() else '-' for c in option)}"
+            made[named] = plots.effect(option, values), f"Validation accuracy by {option}; see the table."
+    return made
+
+
+def searched(trials: Sequence[dict[str, Any]]) -> dict[str, list[tuple[str, list[float]]]]:
+    """The options that differ between trials -> each value, in order, with its trials' mean validation accuracies."""
+    found = {}
+    for option in dict.fromkeys(name for trial in trials for name in trial["options"]):
+        values: dict[Any, list[float]] = {}
+        for trial in trials:
+            value = trial["options"].get(option)
+            value = value if isinstance(value, int | float | str) else json.dumps(value)
+            values.setdefault(value, []).append(trial["val_accuracy"]["mean"])
+        if len(values) > 1:
+            order = sorted(values, key=lambda v: (isinstance(v, str), v))
+            found[option] = [(f"{v:g}" if isinstance(v, float) else str(v), values[v]) for v in order]
+    return found
+
+
+def context(material: Material, rows: Sequence[Row], shown: Sequence[Shown], test: Digits | None) -> dict[str, Any]:
+    """What the template is filled with."""
+    wanted: dict[str, list[int]] = {one.net.name: one.worst(PICTURES) for one in shown}
+    pair = answers.disagreement(*shown) if len(shown) == 2 else None
+    pictured = {index for indices in wanted.values() for index in indices}
+    pictured |= set(pair["digits"][:PICTURES]) if pair else set()
+    parts = [part for part in (material.study, *material.sweeps) if part]
+    drawable = [one for one in shown if type(one.trained.net) in (FullyConnectedNN, CNN)]
+    return {
+        "generator": GENERATOR,
+        "version": __version__,
+        "now": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "dataset": material.dataset,
+        "title": TITLES.get(material.dataset["name"], "other digits"),
+        "rows": rows,
+        "epochs": [(row, by_epoch(row)) for row in rows if row.nets],
+        "verdicts": comparison.verdicts(material, rows),
+        "claims": [claim for part in parts for claim in part["claims"]],
+        "notes": list(dict.fromkeys(note for part in parts for note in part["notes"])),
+        "shown": shown,
+        "worst": wanted,
+        "pair": pair,
+        "pictures": {index: picture(test.images[index].numpy()) for index in sorted(pictured)} if test else {},
+        "runs": material.runs,
+        "study": material.study,
+        "sweeps": [(number, sweep, list(searched(sweep["trials"]))) for number, sweep in enumerate(material.sweeps, 1)],
+        "result_options": sorted(reading.result_options()),
+        "most_pictures": PICTURES,
+        "undrawable": [one.net.name for one in shown if one not in drawable],
+        "drawable": {
+            "mean": MEAN,
+            "std": STD,
+            "nets": [carried(one, test) for one in drawable],
+        },
+    }
+
+
+def by_epoch(row: Row) -> list[dict[str, float]]:
+    """The means over the row's repeats, for the epochs that all of them have."""
+    keys = ("train_loss", "test_loss", "test_accuracy")
+    return [
+        {"epoch": entries[0]["epoch"]} | {key: float(np.mean([entry[key] for entry in entries])) for key in keys}
+        for entries in zip(*(net.history for net in row.nets), strict=False)
+    ]
+
+
+def picture(pixels: np.ndarray) -> str:
+    """uint8 [28, 28] -> a PNG as a data URL."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def carried(one: Shown, test: Digits) -> dict[str, Any]:
+    """A net as net.js takes it: its layers in order, float32 as base64, and its logits on a few digits as a check."""
+    digits = test.images[:CHECKED]
+    logits = one.trained.net(normalise(digits))
+    return {
+        "name": one.net.name,
+        "activation": one.trained.options.get("activation", "relu"),
+        "layers": layers(one.trained.net),
+        "check": [
+            {"pixels": image.flatten().tolist(), "logits": values.tolist()}
+            for image, values in zip(digits, logits, strict=True)
+        ],
+    }
+
+
+def layers(net: nn.Module) -> list[dict[str, Any]]:
+    """The weights and biases of a net that is convolutions, pooled, and then fully connected layers, in that order."""
+    state = list(net.state_dict().values())
+    return [
+        {"shape": list(weight.shape), "weight": encoded(weight.numpy()), "bias": encoded(bias.numpy())}
+        for weight, bias in zip(state[::2], state[1::2], strict=True)
+    ]
+
+
+def encoded(array: np.ndarray) -> str:
+    return base64.b64encode(array.astype("<f4").tobytes()).decode()
+
+
+def render(values: dict[str, Any], inlined: dict[str, str]) -> str:
+    """The page. All is escaped on its way into it, but for the plots, which plots.inline made, and our own files."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": lambda value, places=2: f"{100 * value:.{places}f}\u00a0%",
+        "sentence": lambda words: words[:1].upper() + words[1:],
+        "shown": lambda value: json.dumps(value) if isinstance(value, dict | list | bool) else str(value),
+    }
+    script = "".join((HERE / name).read_text() for name in ("net.js", "draw.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(
+        **values,
+        plots={name: Markup(svg) for name, svg in inlined.items()},
+        script=Markup(script),
+        script_digest=digest,
+        style=Markup((HERE / "page.css").read_text()),
+    )

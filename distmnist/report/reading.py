@@ -1,0 +1,215 @@
+"""Reads what train, study and sweep left behind, and believes none of it before it has been checked."""
+
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distmnist import data
+from distmnist.config import UsageError
+from distmnist.data import Dataset
+from distmnist.metrics import CLASSES
+from distmnist.models import MODELS
+from distmnist.report.checked import SHAPES, conform, load
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """One net of one run. history: the lines of metrics.jsonl; predictions, labels: uint8 [n]; losses: float32 [n]."""
+
+    run: Path
+    name: str
+    options: dict[str, Any]
+    figures: dict[str, Any]
+    history: list[dict[str, Any]]
+    predictions: np.ndarray
+    labels: np.ndarray
+    losses: np.ndarray
+
+    @property
+    def seed(self) -> Any:
+        return self.options.get("seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    path: Path
+    summary: dict[str, Any]
+    config: dict[str, Any]
+    nets: dict[str, Net]
+    of_study: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """Everything that one page is about; dataset: its name and sizes, the same for all."""
+
+    dataset: dict[str, Any]
+    runs: list[Run]
+    study: dict[str, Any] | None
+    sweeps: list[dict[str, Any]]
+
+
+def read(paths: Sequence[Path]) -> Material:
+    """Raises UsageError, one line: no such thing, unfinished, damaged, of different data sets, or named twice."""
+    runs: list[Run] = []
+    studies: list[dict[str, Any]] = []
+    sweeps: list[dict[str, Any]] = []
+    datasets: dict[str, Path] = {}
+    for path in paths:
+        if (path / "study.json").is_file():
+            studies.append(read_study(path / "study.json"))
+            runs += [dataclasses.replace(read_run(member), of_study=True) for member in members(path, studies[-1])]
+            datasets.setdefault(studies[-1]["dataset"]["name"], path)
+        elif (path / "sweep.json").is_file():
+            sweeps.append(read_sweep(path / "sweep.json"))
+            datasets.setdefault(sweeps[-1]["dataset"]["name"], path)
+        else:
+            runs.append(read_run(path))
+    for run in runs:
+        datasets.setdefault(run.summary["dataset"]["name"], run.path)
+    if len(datasets) > 1:
+        told = " and ".join(f"{path} on {name}" for name, path in datasets.items())
+        raise UsageError(f"results of different data sets do not compare: {told}; name those of one")
+    if len({str(run.summary["dataset"]) for run in runs}) > 1:
+        raise UsageError("the runs have the same data set's name and different sizes; they do not compare")
+    if len(studies) > 1:
+        raise UsageError("a page is about one study; name one")
+    refuse_twins(runs)
+    dataset = runs[0].summary["dataset"] if runs else (studies + sweeps)[0]["dataset"]
+    return Material(dataset, runs, studies[0] if studies else None, sweeps)
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    study = load(path, "study")
+    for recipe, nets in study["recipes"].items():
+        conform(nets, dict, f"{path}, {recipe}")
+        for net, entry in nets.items():
+            conform(entry, SHAPES["recipe"], f"{path}, {recipe} {net}")
+    for kind in ("comparisons", "recipe_comparisons"):
+        conform(study.setdefault(kind, []), [SHAPES["comparison"]], f"{path}, {kind}")
+        for comparison in study[kind]:
+            conform(comparison.setdefault("mcnemar", []), [SHAPES["mcnemar"]], f"{path}, mcnemar")
+    check_remarks(study, path)
+    return study
+
+
+def members(path: Path, study: dict[str, Any]) -> list[Path]:
+    """The runs that the study names and that are still there; its own figures stand without them."""
+    named = [path / "runs" / f"{recipe}-seed{seed}" for recipe in study["recipes"] for seed in study["seeds"]]
+    return [member for member in named if member.is_dir()]
+
+
+def check_remarks(content: dict[str, Any], path: Path) -> None:
+    conform(content.setdefault("claims", []), [SHAPES["claim"]], f"{path}, claims")
+    conform(content.setdefault("notes", []), [str], f"{path}, notes")
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    sweep = load(path, "sweep")
+    conform(sweep["trials"], [SHAPES["trial"]], f"{path}, trials")
+    conform(sweep.setdefault("failed", []), [SHAPES["failed"]], f"{path}, failed")
+    conform(sweep["winner"], SHAPES["winner"], f"{path}, winner")
+    check_remarks(sweep, path)
+    if not sweep["trials"]:
+        raise UsageError(f"{path} has no trial")
+    return sweep
+
+
+def read_run(path: Path) -> Run:
+    """One finished run's directory. UsageError: it is none."""
+    if not (path / "config.json").is_file():
+        raise UsageError(f"{path} is no run, study or sweep (no config.json, study.json or sweep.json); name one")
+    if not (path / "summary.json").is_file():
+        raise UsageError(f"{path} is not finished; go on with it: --resume --output {path}")
+    summary = load(path / "summary.json", "run")
+    config = load(path / "config.json")
+    conform(config, SHAPES["config"], str(path / "config.json"))
+    nets = {}
+    for name, figures in summary["models"].items():
+        conform(figures, SHAPES["net"], f"{path / 'summary.json'}, {name}")
+        if name not in MODELS:
+            raise UsageError(f"{path} holds the net {name!r}; distmnist.models has {', '.join(MODELS)}")
+        options = config["options"].get(name)
+        conform(options, {"seed": int}, f"{path / 'config.json'}, options of {name}")
+        nets[name] = Net(path, name, options, figures, read_history(path, name), *read_predictions(path, name, figures))
+    if not nets:
+        raise UsageError(f"{path} holds no finished net")
+    return Run(path, summary, config, nets)
+
+
+def read_history(run: Path, net: str) -> list[dict[str, Any]]:
+    path = run / net / "metrics.jsonl"
+    try:
+        history = [json.loads(line) for line in path.read_text().splitlines()]
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: {error}") from error
+    if not history:
+        raise UsageError(f"{path} is empty")
+    for number, entry in enumerate(history, 1):
+        conform(entry, SHAPES["epoch"], f"{path}, line {number}")
+    return history
+
+
+def read_predictions(run: Path, net: str, figures: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """predictions, labels, losses. UsageError: damaged, or not what summary.json counted."""
+    path = run / net / "predictions.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            predictions, labels, losses = (arrays[name] for name in ("predictions", "labels", "losses"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} is damaged: {error}") from error
+    shape = labels.shape
+    if len(shape) != 1 or not (predictions.shape == losses.shape == shape) or not np.isfinite(losses).all():
+        raise UsageError(f"{path} is damaged: its arrays do not fit each other")
+    if max(predictions.max(initial=0), labels.max(initial=0)) >= CLASSES:
+        raise UsageError(f"{path} is damaged: a digit above 9")
+    correct = int((predictions == labels).sum())
+    if correct != figures["correct"] or abs(correct - figures["test_accuracy"] * len(labels)) > 1e-6 * len(labels):
+        raise UsageError(f"{path} does not belong to summary.json: it counts other right answers")
+    return predictions, labels, losses
+
+
+def refuse_twins(runs: Sequence[Run]) -> None:
+    """The same net twice with the same options and random seed is no second, independent result."""
+    known: dict[str, Path] = {}
+    for run in runs:
+        for net in run.nets.values():
+            key = json.dumps([net.name, sorted((k, v) for k, v in net.options.items() if k in result_options())])
+            if key in known:
+                raise UsageError(
+                    f"{known[key]} and {run.path} trained {net.name} with the same options and random seed:"
+                    " they are no two repeats; name one of them"
+                )
+            known[key] = run.path
+
+
+def result_options() -> set[str]:
+    """The names of the options that change the trained weights."""
+    from distmnist.config import Config
+
+    return {field.name for field in dataclasses.fields(Config) if field.metadata["result"]}
+
+
+def find_digits(material: Material, data_dir: Path | None) -> Dataset:
+    """The data set that the runs were tested on. UsageError: it is not on this machine, or is another."""
+    name = material.dataset["name"]
+    sample = data.load_sample()
+    if name == sample.name:
+        return sample
+    noted = [Path(str(run.config["given"].get("data_dir", "data"))) for run in material.runs[:1]]
+    places = [data_dir] if data_dir else [Path(os.environ.get("DISTMNIST_DATA") or "data"), *noted]
+    for place in places:
+        if data.find(place) and (dataset := data.load(place)).name == name:
+            return dataset
+    looked = ", ".join(map(str, places))
+    raise UsageError(f"no {name} in {looked}: the page shows its test digits; name their directory with --data-dir")

@@ -1,0 +1,196 @@
+"""What a sweep found: its trials judged by held-out digits, the winner, the published claims; sweep.json.
+
+Of a trial's runs only the figures on held-out digits and the training time are looked at. The test digits' figures,
+which every run writes, are read of the winner's runs alone, after it was chosen.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from distmnist import claims
+from distmnist.config import RunError, option_flag
+from distmnist.pool import Member
+from distmnist.significance import spread, versions
+from distmnist.summary import align
+
+RULE = (
+    "of the settings whose mean held-out accuracy is within one standard error of the best mean, the one that trains"
+    " fastest"
+)
+"""One standard error: Breiman et al., Classification and Regression Trees, 1984, section 3.4.3."""
+
+Trial = dict[str, Any]
+
+
+def pareto(points: Sequence[tuple[float, float, float]]) -> list[bool]:
+    """Of each (accuracy, spread, seconds): whether none is at least as good in all three, and better in one."""
+
+    def beats(p: tuple[float, float, float], q: tuple[float, float, float]) -> bool:
+        return p != q and p[0] >= q[0] and p[1] <= q[1] and p[2] <= q[2]
+
+    return [not any(beats(other, point) for other in points) for point in points]
+
+
+def choose(trials: Iterable[Trial]) -> Trial:
+    """The winner, by `RULE`. With a single random seed there is no standard error: the best accuracy."""
+    trials = list(trials)
+    best = max(trials, key=lambda trial: trial["val_accuracy"]["mean"])
+    error = (best["val_accuracy"]["std"] or 0.0) / math.sqrt(len(best["seeds"]))
+    close = [trial for trial in trials if trial["val_accuracy"]["mean"] >= best["val_accuracy"]["mean"] - error]
+    return min(close, key=lambda trial: trial["train_seconds"]["mean"])
+
+
+class Trials:
+    """Takes in the runs as they end. facts: what sweep.json says of the sweep as a whole."""
+
+    def __init__(
+        self, net: str, seeds: Sequence[int], facts: dict[str, Any], known: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        """known: the settings that are known beforehand, by number."""
+        self.net, self.seeds, self.facts = net, list(seeds), facts
+        self.settings = dict(enumerate(known))
+        self.numbers: dict[Path, int] = {}
+        self.runs: dict[tuple[int, int], tuple[float, float] | str] = {}
+        self.winner: Trial | None = None
+
+    def propose(self, number: int, setting: dict[str, Any], members: Sequence[Member]) -> None:
+        """Takes note of a trial and its runs before they start."""
+        self.settings[number] = setting
+        self.numbers |= {member.path: number for member in members}
+
+    def add(self, member: Member, error: RunError | None) -> int | None:
+        """Takes in a run. Returns the trial's number if that was its last one."""
+        number, seed = self.numbers[member.path], member.given["seed"]
+        if error:
+            self.runs[number, seed] = str(error)
+        else:
+            figures = member.summary()["models"][self.net]
+            self.runs[number, seed] = figures["val_accuracy"], figures["train_seconds"]
+        return number if all((number, seed) in self.runs for seed in self.seeds) else None
+
+    def accuracy(self, number: int) -> float | None:
+        """The mean on held-out digits; None if a run of the trial failed."""
+        trial = self.trial(number)
+        return trial and trial["val_accuracy"]["mean"]
+
+    def choose(self) -> Trial:
+        """The winner. Raises RunError if every trial failed."""
+        if not (entries := self.entries()):
+            raise RunError(f"every trial failed; the last: {self.failed()[-1]['words']}")
+        return choose(entries)
+
+    def trial(self, number: int) -> Trial | None:
+        """The trial's entry in sweep.json, but for `pareto`; None if a run of it is missing or failed."""
+        runs = [self.runs.get((number, seed), "missing") for seed in self.seeds]
+        if any(isinstance(run, str) for run in runs):
+            return None
+        accuracies, seconds = zip(*runs, strict=True)
+        return {
+            "trial": number,
+            "options": self.settings[number],
+            "seeds": self.seeds,
+            "val_accuracy": spread(accuracies),
+            "train_seconds": spread(seconds),
+        }
+
+    def entries(self) -> list[Trial]:
+        """The finished trials, in order, with `pareto`."""
+        trials = [trial for number in self.settings if (trial := self.trial(number))]
+        points = [
+            (trial["val_accuracy"]["mean"], trial["val_accuracy"]["std"] or 0.0, trial["train_seconds"]["mean"])
+            for trial in trials
+        ]
+        return [{**trial, "pareto": first} for trial, first in zip(trials, pareto(points), strict=True)]
+
+    def failed(self) -> list[Trial]:
+        """The trials of which a run failed, and why."""
+        reasons = {number: run for (number, _), run in self.runs.items() if isinstance(run, str)}
+        return [{"trial": number, "options": self.settings[number], "words": why} for number, why in reasons.items()]
+
+    def test(self, chosen: Trial, members: Sequence[Member]) -> None:
+        """Reads what the winner's runs, which are finished, say of the test digits."""
+        figures = [member.summary()["models"][self.net] for member in members]
+        self.winner = {
+            "trial": chosen["trial"],
+            "options": chosen["options"],
+            "seeds": [member.given["seed"] for member in members],
+            "test_accuracy": spread([figure["test_accuracy"] for figure in figures]),
+            "test_loss": spread([figure["test_loss"] for figure in figures]),
+            "train_seconds": spread([figure["train_seconds"] for figure in figures]),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """sweep.json, schema 1. There is a winner, and a claim is judged, once all is finished."""
+        judged, notes = self._judge()
+        return {
+            "schema": 1,
+            "status": "finished" if self.winner else "interrupted",
+            **self.facts,
+            "model": self.net,
+            "seeds": self.seeds,
+            "versions": versions(),
+            "rule": RULE,
+            "proposed": list(self.settings.values()),
+            "trials": self.entries(),
+            "failed": self.failed(),
+            "winner": self.winner,
+            "claims": judged,
+            "notes": notes,
+        }
+
+    def _judge(self) -> tuple[list[claims.Claim], list[str]]:
+        if not self.winner:
+            return [], ["nothing is concluded from an unfinished sweep"]
+        if self.facts["dataset"]["name"] != "mnist":
+            return [], ["the published claims are not judged: these digits are the sample, not MNIST"]
+        notes = ["one random seed tells no setting from another: use --repeats 3"] if len(self.seeds) == 1 else []
+        return claims.of_the_hyperparameters(self.net, self.entries()), notes
+
+    def line(self, number: int) -> str:
+        """A trial in a line."""
+        trial = self.trial(number)
+        options = "  ".join(f"{name} {value}" for name, value in self.settings[number].items() if self._varies(name))
+        if not trial:
+            return (
+                f"trial {number}  {options}  failed: {next(t['words'] for t in self.failed() if t['trial'] == number)}"
+            )
+        accuracy, seconds = trial["val_accuracy"]["mean"], trial["train_seconds"]["mean"]
+        return f"trial {number}  {options}  held-out accuracy {accuracy:.2%}  {seconds:.1f} s"
+
+    def _varies(self, name: str) -> bool:
+        return len(self.facts["space"][name]) > 1
+
+    def table(self) -> str:
+        """What a person reads: accuracy, spread and time of every trial, the best first, and then the winner's test."""
+        varied = [name for name in self.facts["space"] if self._varies(name)]
+        rows = [["trial", *map(option_flag, varied), "held-out accuracy", "s.d.", "train time", "Pareto"]]
+        for trial in sorted(self.entries(), key=lambda trial: -trial["val_accuracy"]["mean"]):
+            accuracy = trial["val_accuracy"]
+            rows.append(
+                [
+                    str(trial["trial"]),
+                    *(str(trial["options"][name]) for name in varied),
+                    f"{accuracy['mean']:.2%}",
+                    "-" if accuracy["std"] is None else f"{100 * accuracy['std']:.2f}",
+                    f"{trial['train_seconds']['mean']:.1f} s",
+                    "*" if trial["pareto"] else "",
+                ]
+            )
+        lines = ["", *align(rows), "* No other is at least as good in accuracy, spread and time together."]
+        lines += [f"trial {trial['trial']} failed: {trial['words']}" for trial in self.failed()]
+        if self.winner:
+            accuracy, ends = self.winner["test_accuracy"], ""
+            if accuracy["low"] is not None:
+                ends = f" (95 % interval {accuracy['low']:.2%} to {accuracy['high']:.2%})"
+            lines.append(
+                f"\nwinner: trial {self.winner['trial']}; {RULE}."
+                f"\nTested once, trained on all training digits with random seeds not used before"
+                f" ({', '.join(map(str, self.winner['seeds']))}): test accuracy {accuracy['mean']:.2%}{ends},"
+                f" test loss {self.winner['test_loss']['mean']:.4f}"
+            )
+        judged, notes = self._judge()
+        lines += [f'\n"{claim["claim"]}": {claim["verdict"].upper()}; {claim["words"]}' for claim in judged]
+        lines += [f"({claims.BEST_RULE})"] if judged else []
+        return "\n".join([*lines, *notes])

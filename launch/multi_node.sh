@@ -10,7 +10,8 @@
 #        MODULE=distmnist.doctor to examine the hosts instead.
 # Run:   ENDPOINT=node1:29500 NNODES=2 launch/multi_node.sh --output /shared/runs/a [options of distmnist.train]
 #
-# --output must be in a directory that all hosts share. The exit code is torchrun's, 0 or 1; 2 before it was started.
+# --output must be in a directory that all hosts share; a hidden note beside it says how the first one was started.
+# The exit code is torchrun's, 0 or 1; 2 before it was started.
 set -euo pipefail
 
 die() { echo "multi_node.sh: $*" >&2; exit 2; }

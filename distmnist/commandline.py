@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NoReturn
 
-from distmnist.config import Config, RunError, UsageError, option_flag, resolve, value_type
+from distmnist.config import Config, RunError, UsageError, option_flag, positive, resolve, value_type
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,6 +56,12 @@ def several(kind: type) -> Callable[[str], list[Any]]:
             raise argparse.ArgumentTypeError(f"{text!r} is no list of {kind.__name__} values like A,B,C") from None
 
     return values
+
+
+def check_count(flag: str, value: int | None) -> None:
+    """Raises UsageError if `value`, what was given with `flag`, is below 1."""
+    if value is not None and not positive(value):
+        raise UsageError(f"{flag} {value} must be at least 1")
 
 
 def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:

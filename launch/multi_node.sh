@@ -44,7 +44,7 @@ shared=$(dirname "$output")
 # A wrong option is found here: torchrun would start, and fail, as often as RESTARTS says.
 [[ $module != distmnist.train ]] || "$python" -m distmnist.commandline "$@" || exit 2
 
-found=$("$python" -m distmnist.network "$ENDPOINT" --interface "${IFACE:-}" --wait "$WAIT") || exit 2
+found=$("$python" -m distmnist.doctor.network "$ENDPOINT" --interface "${IFACE:-}" --wait "$WAIT") || exit 2
 read -r address interface is_host <<<"$found"
 [[ $NNODES = 1 || $address != 127.* ]] ||
   die "ENDPOINT=$ENDPOINT is the loopback here, which no other host can reach; name an address, or IFACE"

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
-from distmnist import claims
-from distmnist.significance import Comparison, Interval
+from distmnist.study import claims
+from distmnist.study.significance import Comparison, Interval
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ import torch
 from digits import put
 from ranks import run_processes
 
-from distmnist import checks, doctor, examination, idx, machine, measurements
+from distmnist import idx, machine
 from distmnist.distributed import World
-from distmnist.measurements import StepTimes
+from distmnist.doctor import __main__ as doctor
+from distmnist.doctor import checks, examination, measurements
+from distmnist.doctor.measurements import StepTimes
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +54,7 @@ def named(report, name, level=None):
 
 
 def test_help_answers_without_torch_and_a_mistyped_option_in_one_line_with_exit_code_2():
-    code = "import sys; from distmnist import doctor; code = doctor.main(); assert 'torch' not in sys.modules"
+    code = "import sys; from distmnist.doctor.__main__ import main; code = main(); assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", f"{code}; sys.exit(code)", "--jsn"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)

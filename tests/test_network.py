@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from distmnist import network
 from distmnist.config import UsageError
+from distmnist.doctor import network
 
 INTERFACES = {"lo": ["127.0.0.1"], "docker0": ["172.17.0.1"], "eth0": ["10.0.0.5"], "eth1": ["10.1.0.5"]}
 
@@ -119,7 +119,7 @@ def test_the_command_answers_in_one_line_and_does_not_import_torch(listener):
     port = listener.getsockname()[1]
 
     def ask(*arguments):
-        code = "import sys; from distmnist.network import main; code = main(); assert 'torch' not in sys.modules"
+        code = "import sys; from distmnist.doctor.network import main; code = main(); assert 'torch' not in sys.modules"
         command = [sys.executable, "-c", f"{code}; sys.exit(code)", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         return done.returncode, done.stdout, done.stderr

@@ -8,7 +8,16 @@ import pytest
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
 from distmnist.config import UsageError
-from distmnist.significance import Answers, Interval, compare, mcnemar, over_digits, over_seeds, ratio_of_means, spread
+from distmnist.study.significance import (
+    Answers,
+    Interval,
+    compare,
+    mcnemar,
+    over_digits,
+    over_seeds,
+    ratio_of_means,
+    spread,
+)
 
 LABELS = np.arange(1000) % 10
 

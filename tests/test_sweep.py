@@ -12,7 +12,10 @@ from members import MNIST, SAMPLE, figures
 
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
-from distmnist import data, pool, search, sweep, trials
+from distmnist import data
+from distmnist.study import pool
+from distmnist.sweep import __main__ as sweep
+from distmnist.sweep import search, trials
 
 SPACE = {"lr": [0.01, 0.001, 0.1], "batch_size": [32, 64], "activation": ["relu", "tanh"]}
 PUBLISHED = {"lr": 0.001, "batch_size": 64, "activation": "relu"}

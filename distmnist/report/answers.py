@@ -12,8 +12,8 @@ from distmnist.config import UsageError
 from distmnist.data import Digits
 from distmnist.metrics import BATCH, CLASSES
 from distmnist.report.reading import Material, Net
-from distmnist.significance import LEVEL, mcnemar
 from distmnist.source import Trained
+from distmnist.study.significance import LEVEL, mcnemar
 
 BINS = 10
 """Of equal width, as the expected calibration error is usually given (Guo et al., 2017)."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distmnist.report.reading import Material, Net, result_options
-from distmnist.significance import over_seeds
+from distmnist.study.significance import over_seeds
 from distmnist.summary import PUBLISHED
 
 

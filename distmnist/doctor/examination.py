@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from distmnist import checks, measurements, network
-from distmnist.checks import OK, PROBLEM, WARNING, Finding
 from distmnist.config import Config, RunError, UsageError
 from distmnist.distributed import World, join
+from distmnist.doctor import checks, measurements, network
+from distmnist.doctor.checks import OK, PROBLEM, WARNING, Finding
+from distmnist.doctor.measurements import StepTimes
 from distmnist.heartbeat import Heartbeat
 from distmnist.job import alarm, set_up_machine
 from distmnist.machine import die_with_parent
-from distmnist.measurements import StepTimes
 from distmnist.rundir import versions
 
 SLOW = 1.5

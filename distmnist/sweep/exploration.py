@@ -7,13 +7,14 @@ import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-from distmnist import pool, search
 from distmnist.config import UsageError, option_flag, resolve
 from distmnist.log import Log
-from distmnist.pool import Member, Outcome
-from distmnist.search import Search, Setting
 from distmnist.signals import Signals
-from distmnist.trials import Trials
+from distmnist.study import pool
+from distmnist.study.pool import Member, Outcome
+from distmnist.sweep import search
+from distmnist.sweep.search import Search, Setting
+from distmnist.sweep.trials import Trials
 
 Start = Callable[[Iterable[Member]], Generator[Outcome, None, None]]
 """Runs members and yields them as they end: `pool.run`, with everything else said."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from distmnist import claims
 from distmnist.config import UsageError
 from distmnist.job import nets
-from distmnist.pool import Jobs, Member
-from distmnist.significance import LEVEL, Answers, Comparison, compare, spread, versions
+from distmnist.study import claims
+from distmnist.study.pool import Jobs, Member
+from distmnist.study.significance import LEVEL, Answers, Comparison, compare, spread, versions
 from distmnist.summary import PUBLISHED, align
 
 LEGEND = """\

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distmnist.commandline import Parser, add_options, answer, several
-from distmnist.config import RECIPES, Config, UsageError, positive, resolve
+from distmnist.commandline import Parser, add_options, answer, check_count, several
+from distmnist.config import RECIPES, Config, UsageError, resolve
 
 OWN = ("recipe", "output", "resume", "seed", "virtual_ranks", "timeout")
 """Options of training that a study sets itself, or that one process has no use for."""
@@ -65,11 +65,6 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     return own, given
 
 
-def check_count(flag: str, value: int | None) -> None:
-    if value is not None and not positive(value):
-        raise UsageError(f"{flag} {value} must be at least 1")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     return answer(lambda: work(arguments))
 
@@ -77,10 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def work(arguments: Sequence[str] | None) -> int:
     own, given = parse(arguments)
     # torch and scipy: 3 s that a mistyped option need not take
-    from distmnist import pool
-    from distmnist.findings import Findings
     from distmnist.log import Log
     from distmnist.signals import Signals
+    from distmnist.study import pool
+    from distmnist.study.findings import Findings
 
     log = Log()
     seeds = range(own.seed, own.seed + own.repeats)

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with contextlib.nullcontext() if rank == "0" else contextlib.redirect_stdout(io.StringIO()):
             config, own = parse(arguments)
-        from distmnist import examination  # imports torch: 2 s that --help and a mistyped option need not take
+        from distmnist.doctor import examination  # imports torch: 2 s that --help and a mistyped option need not take
 
         return examination.run(config, own["endpoint"], as_json=own["json"])
     except UsageError as error:

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distmnist.commandline import Parser, add_options, answer
+from distmnist.commandline import Parser, add_options, answer, check_count
 from distmnist.config import TRAINING, Config, UsageError, option_flag, resolve
-from distmnist.study import check_count
 
 SPACE: dict[str, list[Any]] = {
     "lr": [3e-4, 1e-3, 3e-3],
@@ -108,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def work(arguments: Sequence[str] | None) -> int:
     own = parse(arguments)
-    from distmnist import exploration  # imports torch and scipy: 3 s that a mistyped option need not take
+    from distmnist.sweep import exploration  # imports torch and scipy: 3 s that a mistyped option need not take
 
     return exploration.run(own)
 

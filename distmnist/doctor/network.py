@@ -1,6 +1,6 @@
 """This host's interfaces: which gloo and nccl would take, and which one leads to another host. Imports no torch.
 
-python -m distmnist.network HOST:PORT [--interface NAME] [--wait SECONDS]
+python -m distmnist.doctor.network HOST:PORT [--interface NAME] [--wait SECONDS]
 
 What launch/multi_node.sh asks: this host's address and interface towards HOST, and "true" if it is HOST itself. It
 waits for HOST's name to resolve and, on other hosts, for the port to answer; if they do not: one line, exit code 2.
@@ -178,7 +178,9 @@ def meeting_place(host: str, port: int, interface: str) -> Route:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="distmnist.network", description="Says how this host meets another.", allow_abbrev=False)
+    parser = Parser(
+        prog="distmnist.doctor.network", description="Says how this host meets another.", allow_abbrev=False
+    )
     parser.add_argument("endpoint", metavar="HOST:PORT")
     parser.add_argument("--interface", default="", help="take this one, not the one that leads to HOST")
     parser.add_argument(

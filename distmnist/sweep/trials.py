@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from distmnist import claims
 from distmnist.config import RunError, option_flag
-from distmnist.pool import Member
-from distmnist.significance import spread, versions
+from distmnist.study import claims
+from distmnist.study.pool import Member
+from distmnist.study.significance import spread, versions
 from distmnist.summary import align
 
 RULE = (

@@ -1,6 +1,7 @@
 """Many runs at a time: each an ordinary run of `distmnist.train` in one process, with its share of the machine.
 
-`python -m distmnist.pool [options of distmnist.train]` is such a process: the command, tied to the one that started it.
+`python -m distmnist.study.pool [options of distmnist.train]` is such a process: the command, tied to the one that
+started it.
 """
 
 import contextlib
@@ -73,7 +74,7 @@ class Member:
         options = {**self.given, "threads": threads, "output": self.path}
         resume = ["--resume"] if (self.path / "config.json").exists() else []
         flags = [f"{option_flag(name)}={value}" for name, value in to_json(options).items()]
-        return [sys.executable, "-m", "distmnist.pool", *flags, *resume]
+        return [sys.executable, "-m", "distmnist.study.pool", *flags, *resume]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -1,0 +1,1 @@
+"""python -m distmnist.sweep: the hyperparameters, chosen on held-out training digits."""

@@ -61,10 +61,12 @@ class Reducer:
 
     def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
         self.shard_loss = ShardLoss(model, label_smoothing).to(world.device)
+        self.parameters = list(self.shard_loss.parameters())
         self.module: nn.Module = self.shard_loss
 
     def start(self) -> None:
-        self.shard_loss.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of one shard's loss."""
@@ -95,12 +97,8 @@ class DDPReducer(Reducer):
             gradient_as_bucket_view=True,
             static_graph=True,
         )
-        if memory := share_memory(world, gradient_bytes(self.shard_loss)):
+        if memory := share_memory(world, sum(parameter.nbytes for parameter in self.parameters)):
             self.module.register_comm_hook(memory, average_in_shared_memory)
-
-
-def gradient_bytes(module: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in module.parameters())
 
 
 def average_in_shared_memory(memory: SharedMemory, bucket: dist.GradBucket) -> Future[Tensor]:
@@ -128,20 +126,19 @@ class TreeReducer(Reducer):
 
     def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
         super().__init__(model, world, label_smoothing)
-        self.gather = (share_memory(world, gradient_bytes(self.shard_loss)) or world).all_gather
+        self.gather = (share_memory(world, sum(parameter.nbytes for parameter in self.parameters)) or world).all_gather
         self.leaves: list[Tensor] = []
 
     def start(self) -> None:
         self.leaves = []
 
     def backward(self, loss: Tensor) -> None:
-        gradients = torch.autograd.grad(loss, list(self.shard_loss.parameters()))
+        gradients = torch.autograd.grad(loss, self.parameters)
         self.leaves.append(torch.cat([gradient.reshape(-1) for gradient in gradients]))
 
     def finish(self) -> Tensor:
         total = tree_sum(self.gather(tree_sum(self.leaves)))
-        parameters = list(self.shard_loss.parameters())
-        for parameter, piece in zip(parameters, total.split([p.numel() for p in parameters]), strict=True):
+        for parameter, piece in zip(self.parameters, total.split([p.numel() for p in self.parameters]), strict=True):
             # A gradient must be laid out like its parameter (channels last): fused updates walk both as they lie.
             parameter.grad = torch.empty_like(parameter).copy_(piece.view(parameter.shape))
         return self.shard_loss.ballot.grad

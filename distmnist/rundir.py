@@ -84,7 +84,7 @@ class RunDirectory:
     def release(self) -> None:
         """Lets others in. A directory that this run made and put nothing into is taken away again."""
         self.lock.release()
-        if self.made and {entry.name for entry in self.path.iterdir()} <= {".lock"}:
+        if self.made and self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= {".lock"}:
             (self.path / ".lock").unlink(missing_ok=True)
             self.path.rmdir()
             if self.path.parent == RUNS and not any(RUNS.iterdir()):

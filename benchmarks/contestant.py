@@ -25,7 +25,7 @@ from distmnist.data import Dataset
 from distmnist.distributed import World, join
 from distmnist.metrics import evaluate
 from distmnist.models import build_model
-from distmnist.reducer import mean_over_ranks
+from distmnist.reducer import sum_over_ranks
 from distmnist.shared_memory import share_memory
 
 WARM_UP = 10
@@ -65,7 +65,7 @@ def all_reduce_seconds(world: World, size: int, shared: bool) -> float:
     """
     message = torch.zeros(size // 4)
     memory = share_memory(world, size) if shared else None
-    reduce = functools.partial(mean_over_ranks, memory) if memory else world.sum_
+    reduce = functools.partial(sum_over_ranks, memory) if memory else world.sum_
     times = []
     for _ in range(ALL_REDUCES + 2):
         began = time.perf_counter()

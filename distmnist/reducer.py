@@ -62,6 +62,7 @@ class Reducer:
     def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
         self.shard_loss = ShardLoss(model, label_smoothing).to(world.device)
         self.parameters = list(self.shard_loss.parameters())
+        self.nbytes = sum(parameter.nbytes for parameter in self.parameters)
         self.module: nn.Module = self.shard_loss
 
     def start(self) -> None:
@@ -97,24 +98,25 @@ class DDPReducer(Reducer):
             gradient_as_bucket_view=True,
             static_graph=True,
         )
-        if memory := share_memory(world, sum(parameter.nbytes for parameter in self.parameters)):
-            self.module.register_comm_hook(memory, average_in_shared_memory)
+        if memory := share_memory(world, self.nbytes):
+            self.module.register_comm_hook(memory, add_up_in_shared_memory)
+            self.average = 1
 
 
-def average_in_shared_memory(memory: SharedMemory, bucket: dist.GradBucket) -> Future[Tensor]:
-    """DDP's communication hook."""
+def add_up_in_shared_memory(memory: SharedMemory, bucket: dist.GradBucket) -> Future[Tensor]:
+    """DDP's communication hook; it leaves the sum where DDP itself would leave the mean."""
     future: Future[Tensor] = Future()
-    future.set_result(mean_over_ranks(memory, bucket.buffer()))
+    future.set_result(sum_over_ranks(memory, bucket.buffer()))
     return future
 
 
-def mean_over_ranks(memory: SharedMemory, tensor: Tensor) -> Tensor:
+def sum_over_ranks(memory: SharedMemory, tensor: Tensor) -> Tensor:
     """In place: added up in the order of ranks, so the same bits on all of them, wherever a number stands."""
     first, second, *rest = memory.all_gather(tensor)
     torch.add(first, second, out=tensor)
     for other in rest:
         tensor += other
-    return tensor.div_(memory.world.size)
+    return tensor
 
 
 class TreeReducer(Reducer):
@@ -126,7 +128,7 @@ class TreeReducer(Reducer):
 
     def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
         super().__init__(model, world, label_smoothing)
-        self.gather = (share_memory(world, sum(parameter.nbytes for parameter in self.parameters)) or world).all_gather
+        self.gather = (share_memory(world, self.nbytes) or world).all_gather
         self.leaves: list[Tensor] = []
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""Gradients of any number of processes are the one-process gradient; ballots come with them, and cost no message."""
+"""Gradients of any number of processes, by gloo or in shared memory, are one process's; ballots cost no message."""
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from distmnist.distributed import World
 from distmnist.models import build_model
 from distmnist.reducer import Ballot, BallotBox, build_reducer
 from distmnist.sampler import EpochPlan
+from distmnist.shared_memory import SharedMemory
 
 BATCHES = [[64, 64, 21], [5, 1, 64, 2], [1, 64, 3]]
 """Digits in each global batch: the last one smaller; some shares empty; some empty from the start."""
@@ -59,35 +60,55 @@ def check(answers, net, counts, voters):
             assert (ballot.stop, ballot.snapshot) == (min(voters - 1, 1), voters)
 
 
-def gradients_of_all(world, cases):
+def gradients_of_all(world, cases, shared):
+    if not shared:
+        reducer.share_memory = lambda world, slot: None
     return [gradients(world, net, counts) for net, counts in cases]
 
 
 @pytest.mark.parametrize(
-    ("size", "nets"), [(1, ["mlp"]), (2, ["cnn"]), (3, ["mlp", "cnn"]), (4, ["mlp"]), (8, ["mlp"])]
+    ("size", "nets", "shared"),
+    [
+        (1, ["mlp"], False),
+        (2, ["cnn"], True),
+        (2, ["cnn"], False),
+        (3, ["mlp", "cnn"], True),
+        (3, ["mlp"], False),
+        (4, ["mlp"], True),
+        (8, ["mlp"], True),
+    ],
 )
-def test_gradients_and_ballots_are_those_of_one_process_for_uneven_and_empty_shares(size, nets):
+def test_gradients_and_ballots_are_those_of_one_process_for_uneven_and_empty_shares(size, nets, shared):
     cases = [(net, counts) for net in nets for counts in BATCHES]
-    answers = [gradients_of_all(World(), cases)] if size == 1 else run_ranks(gradients_of_all, size, cases)
+    answers = (
+        [gradients_of_all(World(), cases, True)] if size == 1 else run_ranks(gradients_of_all, size, cases, shared)
+    )
     for number, (net, counts) in enumerate(cases):
         check([answer[number] for answer in answers], net, counts, voters=size)
 
 
-def collectives(world):
-    """The collectives of one step, after the warm-ups and the step at which DDP sorts its buckets anew."""
+def messages(world, shared):
+    """What is sent in one step, after the warm-ups and the step at which DDP sorts its buckets anew."""
+    if not shared:
+        reducer.share_memory = lambda world, slot: None
+    gathered = []
+    gather = SharedMemory.all_gather
+    SharedMemory.all_gather = lambda memory, tensor: gathered.append("shared memory") or gather(memory, tensor)
     model = build_model("cnn")
     reducing = build_reducer(model, world)
     digits = random_digits(8)
     for _ in range(reducing.warm_ups + 2):
+        gathered.clear()
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             loss_sum, ballot = reducing.module(*digits.batch(torch.arange(8)), torch.zeros(2))
             reducing.backward(loss_sum + ballot)
             reducing.finish()
-    return [event.name for event in profiled.events() if event.name.startswith("gloo:")]
+    return gathered + [event.name for event in profiled.events() if event.name.startswith("gloo:")]
 
 
-def test_a_step_is_one_message_ballots_included():
-    assert run_ranks(collectives, 2) == [["gloo:all_reduce"]] * 2
+@pytest.mark.parametrize(("shared", "message"), [(True, "shared memory"), (False, "gloo:all_reduce")])
+def test_a_step_is_one_message_ballots_included(shared, message):
+    assert run_ranks(messages, 2, shared) == [[message]] * 2
 
 
 def test_the_ballot_has_no_part_in_the_nets_state():

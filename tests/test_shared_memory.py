@@ -1,6 +1,5 @@
 """Memory that ranks share gathers as a collective does, at any speed of the ranks, or is had by none of them."""
 
-import os
 import time
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from ranks import run_ranks
 
 from distmnist import reducer, shared_memory
+from distmnist.config import RunError
 from distmnist.distributed import World
 from distmnist.models import build_model
 from distmnist.shared_memory import share_memory
@@ -38,23 +38,29 @@ def test_every_rank_reads_what_every_rank_wrote_however_fast_the_others_are(size
     assert all(theirs == found[0] for theirs in found)
 
 
-def share_where_rank_1_cannot_open_it(world):
+def share_where_rank_1_is_elsewhere(world):
+    shared_memory.PATIENCE = 0.5
     if world.rank == 1:
-        shared_memory.open_memory = lambda name, path: None
+        shared_memory.address = lambda name, rank: f"\0elsewhere-{name}-{rank}".encode()
     return share_memory(world, slot=4) is None
 
 
-def test_where_one_rank_cannot_open_the_memory_no_rank_uses_it():
-    assert run_ranks(share_where_rank_1_cannot_open_it, 3) == [True, True, True]
+def test_where_one_rank_cannot_reach_the_others_no_rank_shares_memory():
+    assert run_ranks(share_where_rank_1_is_elsewhere, 3) == [True, True, True]
 
 
-def test_another_file_at_the_place_of_the_memory_is_left_alone(tmp_path):
-    stranger = tmp_path / "file"
-    stranger.write_bytes(b"theirs")
-    with open(stranger) as file:
-        assert shared_memory.open_memory("distmnist-0", f"/proc/{os.getpid()}/fd/{file.fileno()}") is None
-    assert shared_memory.open_memory("distmnist-0", "/proc/0/fd/0") is None
-    assert stranger.read_bytes() == b"theirs"
+def gather_when_rank_1_has_left(world):
+    memory = share_memory(world, slot=4)
+    memory.all_gather(torch.zeros(1))
+    if world.rank == 1:
+        return "left"
+    with pytest.raises(RunError, match="another process of this run was lost"):
+        memory.all_gather(torch.zeros(1))
+    return "noticed"
+
+
+def test_a_lost_rank_is_noticed_at_once():
+    assert run_ranks(gather_when_rank_1_has_left, 2) == ["noticed", "left"]
 
 
 @pytest.mark.parametrize("world", [World(), World(size=2, local_size=1), World(size=2, device=torch.device("cuda"))])
@@ -62,34 +68,39 @@ def test_alone_on_several_machines_and_on_gpus_there_is_none(world):
     assert share_memory(world, slot=4) is None
 
 
-def open_files_and_maps(world):
-    """Descriptors and mappings of the memory while it is used, and after."""
+def what_is_open(world):
+    """Mappings of the memory, and sockets, while it is used and after."""
     counts = []
+    before = sockets()
     memory = share_memory(world, slot=4)
     for _ in range(2):
         maps = Path("/proc/self/maps").read_text().count("memfd:distmnist")
-        names = [path.readlink().name for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-        counts.append((maps, sum("memfd:distmnist" in name for name in names)))
+        counts.append((maps, sockets() - before))
         memory = None
     return memory, counts
 
 
-def test_the_memory_goes_with_its_last_user():
-    """Python keeps one descriptor of its own for each mapping."""
-    assert run_ranks(open_files_and_maps, 2) == [(None, [(1, 1), (0, 0)])] * 2
+def sockets():
+    return sum(
+        path.is_symlink() and path.readlink().name.startswith("socket:") for path in Path("/proc/self/fd").iterdir()
+    )
+
+
+def test_memory_and_sockets_go_with_their_last_user():
+    assert run_ranks(what_is_open, 3) == [(None, [(1, 2), (0, 0)])] * 3
 
 
 def gradient(world, shared):
-    """A gradient of three ranks' different losses, over shared memory or over gloo."""
+    """The ballots' sum and the gradient of three ranks' different digits, over shared memory or over gloo."""
     if not shared:
         reducer.share_memory = lambda world, slot: None
     reducing = reducer.build_reducer(build_model("mlp"), world)
     images = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(world.rank))
     reducing.start()
     loss_sum, ballot = reducing.module(images, torch.arange(4), torch.zeros(2))
-    reducing.backward(loss_sum + ballot)
-    reducing.finish()
-    return torch.cat([parameter.grad.flatten() for parameter in reducing.shard_loss.parameters()])
+    reducing.backward(loss_sum * (reducing.average / (4 * world.size)) + ballot)
+    sums = reducing.finish()
+    return torch.cat([sums, *(parameter.grad.flatten() for parameter in reducing.shard_loss.model.parameters())])
 
 
 def test_the_gradient_is_glooss_within_rounding_and_the_same_on_all_ranks():

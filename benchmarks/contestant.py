@@ -63,6 +63,7 @@ def all_reduce_seconds(world: World, size: int, shared: bool) -> float:
 
     `shared`: in shared memory, as the trainer does it on one machine; else by gloo.
     """
+    torch.set_num_threads(1)
     message = torch.zeros(size // 4)
     memory = share_memory(world, size) if shared else None
     reduce = functools.partial(sum_over_ranks, memory) if memory else world.sum_

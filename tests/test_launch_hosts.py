@@ -8,6 +8,7 @@ Needs root and `ip` (iproute2), takes minutes and leaves nothing behind, so it i
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -35,7 +36,8 @@ class Hosts:
     """node1, node2, ... at 10.77.0.1, 10.77.0.2, ...: namespaces with a name, an address and a link of their own."""
 
     def __init__(self, count: int, folder: Path) -> None:
-        self.prefix, self.folder = f"dm{os.getpid()}", folder
+        # Names of its own: the kernel takes a namespace's links away some time after the namespace.
+        self.prefix, self.folder = f"dm{secrets.token_hex(3)}", folder
         self.numbers = range(1, count + 1)
         self.jobs: list[subprocess.Popen] = []
         names = "".join(f"10.77.0.{n} node{n}\n" for n in self.numbers)

@@ -59,8 +59,10 @@ def sync_directory(path: Path) -> None:
 def to_bytes(snapshot: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **snapshot}, buffer)
-    content = buffer.getvalue()
-    return content + MAGIC + hashlib.sha256(content).digest()
+    with buffer.getbuffer() as content:
+        digest = hashlib.sha256(content).digest()
+    buffer.write(MAGIC + digest)
+    return buffer.getvalue()
 
 
 def from_bytes(content: bytes, name: str) -> dict[str, Any]:

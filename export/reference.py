@@ -8,10 +8,8 @@ import torch
 from torch import nn
 
 from distmnist.data import normalise
+from distmnist.metrics import BATCH  # the same batches as the run's own test: the labels are those of its accuracy
 from distmnist.seeds import generator
-
-BATCH = 250
-"""As distmnist.metrics evaluates: the labels are those of the run's own test accuracy."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,6 @@
 import argparse
 import importlib.metadata
 import os
-import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distmnist.machine import has_native_bf16, usable_cores
+from distmnist.machine import has_native_bf16, processor, usable_cores
 from distmnist.rundir import versions
 
 Rows = list[list[str]]
@@ -48,15 +46,6 @@ def commit() -> str:
         return "unknown"
     changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     return head.stdout.strip() + ("+" if changed.stdout else "")
-
-
-def processor() -> str:
-    """The processor's name: on Linux from /proc/cpuinfo, elsewhere what Python says."""
-    try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def describe(setting: dict[str, Any]) -> str:

@@ -15,7 +15,14 @@ from distmnist.data import Dataset
 from distmnist.distributed import World, choose_device, join
 from distmnist.heartbeat import Heartbeat
 from distmnist.log import Log, Silence
-from distmnist.machine import be_deterministic, default_threads, die_with_parent, flush_denormals, keep_freed_memory
+from distmnist.machine import (
+    be_deterministic,
+    default_threads,
+    die_with_parent,
+    flush_denormals,
+    hardware,
+    keep_freed_memory,
+)
 from distmnist.models import MODELS
 from distmnist.precision import choose_amp
 from distmnist.rundir import Launch, RunDirectory, default_path, versions
@@ -43,6 +50,7 @@ def run(given: Given) -> int:
         setting = {
             "world_size": world.size,
             "device": world.device.type,
+            "hardware": hardware(world.device),
             "amp": amp,
             "threads": torch.get_num_threads(),
         }

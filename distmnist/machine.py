@@ -1,13 +1,29 @@
-"""What this machine gives a process: cores, threads, native bf16, the loopback interface."""
+"""What this machine is and gives a process: its processor, cores, threads, native bf16, the loopback interface."""
 
 import ctypes
 import os
+import platform
+import re
 import signal
 import socket
 import sys
 from pathlib import Path
 
 import torch
+
+
+def hardware(device: torch.device) -> str:
+    """The name of what computes: the GPU's, or the processor's."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def processor(root: Path = Path("/")) -> str:
+    """The processor's name: on Linux, where it has one there, from /proc/cpuinfo; elsewhere what Python says."""
+    try:
+        found = re.search(r"^model name\s*: (.+)$", (root / "proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def usable_cores(root: Path = Path("/")) -> int:

@@ -14,6 +14,7 @@ from digits import few_digits
 from distmnist import checkpoint, data, plots, summary, train, trainer
 from distmnist.checkpoint import weights_sha256
 from distmnist.log import Log, Silence
+from distmnist.machine import processor
 from distmnist.models import MODELS
 from distmnist.rundir import RunDirectory
 
@@ -63,6 +64,7 @@ def test_a_run_of_both_nets_leaves_the_files_and_figures_of_the_contract(command
     written = json.loads((run / "summary.json").read_text())
     assert (written["schema"], written["status"], written["world_size"]) == (1, "finished", 1)
     assert written["dataset"] == {"name": "mnist-sample", "train": 300, "test": 120}
+    assert written["hardware"] == processor()
     assert (written["device"], written["amp"], written["versions"]["torch"]) == ("cpu", "off", torch.__version__)
     assert list(written["models"]) == ["mlp", "cnn"]
     for net, parameters in (("mlp", 109_386), ("cnn", 429_258)):

@@ -1,6 +1,7 @@
 """What the machine gives: cores under every kind of limit, threads, the loopback interface."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -93,6 +94,13 @@ def test_a_c_library_that_is_not_glibc_is_left_alone(monkeypatch):
 
     monkeypatch.setattr(machine.ctypes, "CDLL", absent)
     assert machine.keep_freed_memory() is False
+
+
+def test_the_processor_is_called_what_linux_calls_it_and_elsewhere_what_python_does(tmp_path):
+    (tmp_path / "proc").mkdir()
+    assert machine.processor(tmp_path) == (platform.processor() or platform.machine())
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nmodel name\t: Deep Thought\nmodel name\t: Marvin\n")
+    assert machine.processor(tmp_path) == "Deep Thought"
 
 
 def test_denormal_numbers_count_as_0_once_flushed_where_the_processor_can():

@@ -12,7 +12,7 @@ from distmnist import data
 from distmnist.config import Config, UsageError
 from distmnist.distributed import World, choose_device
 from distmnist.doctor import network
-from distmnist.machine import default_processes, default_threads, usable_cores
+from distmnist.machine import default_processes, default_threads, processor, usable_cores
 from distmnist.precision import choose_amp
 from distmnist.rundir import RUNS, versions
 
@@ -74,7 +74,7 @@ def look_at_device(requested: str, world: World) -> Finding:
     if requested != "cpu" and Path("/dev/nvidia0").exists():
         why = "its driver does not suit it" if torch.version.cuda else "it is a build for the CPU; install one for CUDA"
         return Finding(PROBLEM, "device", f"there is a GPU, but torch {torch.__version__} cannot use it: {why}")
-    return Finding(OK, "device", f"cpu: {torch.cpu.get_capabilities().get('cpu_name', platform.processor())}")
+    return Finding(OK, "device", f"cpu: {processor()}")
 
 
 def look_at_precision(requested: str, device: torch.device) -> Finding:

@@ -26,6 +26,11 @@ def test_each_variant_sets_one_setting_back_to_its_default_and_every_setting_has
     assert len(settings) == len(taken_back), "a setting that is its default is idle"
 
 
+def test_a_setting_that_is_tried_comes_beside_the_whole_recipe():
+    *_, (name, typed) = variants("best", "cnn", ["weight_decay=0.01"]).items()
+    assert (name, typed) == ("and --weight-decay 0.01", ["--weight-decay", "0.01"])
+
+
 def test_differences_are_taken_seed_by_seed():
     whole, without = [99.0, 98.0, 97.0], [98.9, 97.7, 96.9]
     assert summarize(whole, whole).split() == ["98.000", "1.000", "0.577"]

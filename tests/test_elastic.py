@@ -8,7 +8,8 @@ import time
 import pytest
 import torch.distributed as dist
 
-from benchmarks import campaign
+from benchmarks import faults
+from benchmarks.damage import damages
 from distmnist import heartbeat
 from distmnist.config import RunError
 from distmnist.heartbeat import Heartbeat
@@ -119,11 +120,11 @@ def test_a_restarted_launch_finds_its_run_and_only_its_own(noted, run_id, agents
 
 @pytest.mark.parametrize("number", [0, 2, 3, 6])
 def test_killed_and_restarted_the_job_ends_with_the_undisturbed_weights(number):
-    trial = campaign.draw(seed=1, number=number)
-    outcome = campaign.carry_out(trial)
+    trial = faults.draw(seed=1, number=number)
+    outcome = faults.carry_out(trial)
     assert outcome.struck
-    assert outcome.digest == campaign.carry_out(campaign.undisturbed(trial)).digest
+    assert outcome.digest == faults.carry_out(faults.undisturbed(trial)).digest
 
 
 def test_no_damaged_snapshot_is_accepted():
-    assert campaign.damages(300, seed=0, say=lambda line: None) == 0
+    assert damages(300, seed=0, say=lambda line: None) == 0

@@ -1,0 +1,47 @@
+"""Damages snapshots at random: one that is not whole must be refused, and the one before it taken."""
+
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from distmnist import checkpoint
+from distmnist.config import UsageError
+
+
+def damage(content: bytes, dice: random.Random) -> bytes:
+    """Cuts, flips, zeroes or repeats a random region. Never returns the content unchanged."""
+    start = dice.randrange(len(content))
+    stop = min(len(content), start + dice.choice((1, 8, 512, 65536)))
+    kind = dice.choice(("cut", "flip", "zero", "repeat"))
+    if kind == "cut":
+        return content[:start]
+    if kind == "zero" and any(content[start:stop]):
+        return content[:start] + bytes(stop - start) + content[stop:]
+    if kind == "repeat":
+        return content[:stop] + content[start:]
+    flipped = content[start] ^ (1 << dice.randrange(8))
+    return content[:start] + bytes([flipped]) + content[start + 1 :]
+
+
+def damages(count: int, seed: int, say: Callable[[str], None]) -> int:
+    """Damages last.pt `count` times beside a whole prev.pt. Returns how often it was not refused in favour of it."""
+    dice = random.Random(f"{seed}/damage")
+    accepted = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for position in (1, 2):
+            state = {"weight": torch.randn(64, 64, generator=torch.Generator().manual_seed(position))}
+            checkpoint.save(folder, {"model": state, "train": {"position": position}})
+        whole = (folder / checkpoint.LAST).read_bytes()
+        for _ in range(count):
+            (folder / checkpoint.LAST).write_bytes(damage(whole, dice))
+            try:
+                snapshot, trouble = checkpoint.load_newest(folder)
+                accepted += snapshot["train"]["position"] != 1 or not trouble
+            except UsageError:
+                accepted += 1
+    say(f"{count} damaged snapshots: {accepted} accepted")
+    return accepted

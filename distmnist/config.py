@@ -76,7 +76,7 @@ class Config:
     recipe: str = option(
         "reference",
         "settings for each net: reference, the published ones; fast, one epoch; best, the most from five epochs;"
-        " long, the most from 25 (cnn) and 60 (mlp). Options that are typed win",
+        " long, the most from 20 (cnn) and 60 (mlp). Options that are typed win",
         group=TRAINING,
         choices=tuple(RECIPES),
     )

@@ -33,18 +33,20 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "long": {
         "*": {
             "schedule": "onecycle",
-            "batch_size": 128,  # no worse than 64 for either net over many epochs, and an epoch is shorter
-            "lr": 4e-3,  # with twice the batch, and so half the steps
         },
         "mlp": {
             "epochs": 60,  # with random views it does not overfit, but learns slowly
+            "batch_size": 128,  # no worse than 64 over many epochs, and an epoch is shorter
+            "lr": 4e-3,  # with twice the batch, and so half the steps
             "augment": 0.7,
         },
         "cnn": {
-            "epochs": 25,
+            "epochs": 20,
+            "lr": 3e-3,
             "augment": 1.0,
             "label_smoothing": 0.1,
-            "dropout": 0.1,  # many epochs overfit even random views
+            "optimizer": "adamw",
+            "weight_decay": 0.05,  # 0.05 points over twelve epochs (two random seeds); dropout instead lost 0.1
         },
     },
 }

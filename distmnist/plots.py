@@ -39,6 +39,9 @@ SIZE = (4.4, 3.1)
 Curves = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
 """label -> the histories (lines of metrics.jsonl) of its repeats."""
 
+Spread = Mapping[str, Any]
+"""`mean` of a figure over random seeds and its `std`, None for a single seed: as sweep.json has them."""
+
 
 def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
@@ -257,12 +260,14 @@ def trade_off(trials: Sequence[Mapping[str, Any]]) -> "Figure":
     return figure
 
 
-def effect(option: str, values: Sequence[tuple[str, Sequence[float]]]) -> "Figure":
-    """One searched option: its values in order, each with the mean validation accuracies of its trials."""
+def effect(option: str, values: Sequence[tuple[str, Sequence[Spread]]]) -> "Figure":
+    """One searched option: its values in order, each with the validation accuracies of its trials."""
     figure, axes = panel((4.0, 2.9))
     for index, (_, accuracies) in enumerate(values):
-        axes.plot([index] * len(accuracies), [100 * a for a in accuracies], "o", color=PALETTE["b"], alpha=0.5)
-        axes.plot(index, 100 * sum(accuracies) / len(accuracies), "_", color=PALETTE["a"], markersize=18)
+        y, spread = [100 * a["mean"] for a in accuracies], [100 * (a["std"] or 0.0) for a in accuracies]
+        x = [index + 0.08 * (place - (len(y) - 1) / 2) for place in range(len(y))]
+        axes.errorbar(x, y, yerr=spread, fmt="o", color=PALETTE["b"], elinewidth=0.8, alpha=0.6)
+        axes.plot(index, sum(y) / len(y), "_", color=PALETTE["a"], markersize=18)
     axes.set(xticks=range(len(values)), xticklabels=[value for value, _ in values])
     axes.set(xlabel=option, ylabel="validation accuracy (%)", xlim=(-0.6, len(values) - 0.4))
     axes.grid(False, axis="x")

@@ -220,6 +220,25 @@ def test_a_study_and_a_sweep_are_told_in_their_own_words(finished: Path, tmp_pat
     assert {"sweep1.svg", "sweep1-lr.svg", "sweep1-activation.png"} <= {p.name for p in (tmp_path / "out").iterdir()}
 
 
+def test_an_options_plot_compares_trials_that_differ_in_it_alone_where_they_cover_its_values():
+    def trial(accuracy, **options):
+        return {"options": options, "val_accuracy": {"mean": accuracy}}
+
+    def compared(*trials):
+        found = pages.searched(trials)
+        return {name: {value: [a["mean"] for a in several] for value, several in found[name]} for name in found}
+
+    centre = trial(0.97, lr=0.001, optimizer="adam")
+    star = [centre, trial(0.96, lr=0.003, optimizer="adam"), trial(0.9, lr=0.001, optimizer="sgd")]
+    assert compared(*star) == {
+        "lr": {"0.001": [0.97], "0.003": [0.96]},
+        "optimizer": {"adam": [0.97], "sgd": [0.9]},
+    }
+    other = trial(0.92, lr=0.003, optimizer="sgd")
+    assert compared(*star, other)["lr"] == {"0.001": [0.97, 0.9], "0.003": [0.96, 0.92]}
+    assert compared(centre, other)["lr"] == {"0.001": [0.97], "0.003": [0.92]}
+
+
 def test_a_sweep_alone_needs_no_run_and_no_digits(tmp_path: Path):
     assert main([str(sweep(tmp_path / "sweep"))]) == 0
     words = Page((tmp_path / "sweep/report/index.html").read_text()).words()

@@ -97,18 +97,28 @@ def figures(material: Material, rows: Sequence[Row], shown: Sequence[Shown]) -> 
     return made
 
 
-def searched(trials: Sequence[dict[str, Any]]) -> dict[str, list[tuple[str, list[float]]]]:
-    """The options that differ between trials -> each value, in order, with its trials' mean validation accuracies."""
+def searched(trials: Sequence[dict[str, Any]]) -> dict[str, list[tuple[str, list[plots.Spread]]]]:
+    """The options that differ between trials -> each value, in order, with its trials' validation accuracies.
+
+    Of trials that differ in this option alone, where they cover all its values, as in a star or a grid; else of all.
+    """
     found = {}
     for option in dict.fromkeys(name for trial in trials for name in trial["options"]):
-        values: dict[Any, list[float]] = {}
+        groups: dict[str, dict[Any, list[plots.Spread]]] = {}
         for trial in trials:
+            others = {name: value for name, value in trial["options"].items() if name != option}
             value = trial["options"].get(option)
             value = value if isinstance(value, int | float | str) else json.dumps(value)
-            values.setdefault(value, []).append(trial["val_accuracy"]["mean"])
-        if len(values) > 1:
-            order = sorted(values, key=lambda v: (isinstance(v, str), v))
-            found[option] = [(f"{v:g}" if isinstance(v, float) else str(v), values[v]) for v in order]
+            group = groups.setdefault(json.dumps(others, sort_keys=True), {})
+            group.setdefault(value, []).append(trial["val_accuracy"])
+        every = {value for group in groups.values() for value in group}
+        chosen = [group for group in groups.values() if group.keys() == every] or groups.values()
+        if len(every) > 1:
+            order = sorted(every, key=lambda v: (isinstance(v, str), v))
+            found[option] = [
+                (f"{v:g}" if isinstance(v, float) else str(v), [a for group in chosen for a in group.get(v, [])])
+                for v in order
+            ]
     return found
 
 

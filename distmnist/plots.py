@@ -265,7 +265,8 @@ def effect(option: str, values: Sequence[tuple[str, Sequence[Spread]]]) -> "Figu
     figure, axes = panel((4.0, 2.9))
     for index, (_, accuracies) in enumerate(values):
         y, spread = [100 * a["mean"] for a in accuracies], [100 * (a["std"] or 0.0) for a in accuracies]
-        x = [index + 0.08 * (place - (len(y) - 1) / 2) for place in range(len(y))]
+        step = min(0.08, 0.6 / len(y))  # side by side, so that their spreads can be seen
+        x = [index + step * (place - (len(y) - 1) / 2) for place in range(len(y))]
         axes.errorbar(x, y, yerr=spread, fmt="o", color=PALETTE["b"], elinewidth=0.8, alpha=0.6)
         axes.plot(index, sum(y) / len(y), "_", color=PALETTE["a"], markersize=18)
     axes.set(xticks=range(len(values)), xticklabels=[value for value, _ in values])

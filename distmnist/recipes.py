@@ -14,7 +14,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "*": {
             "epochs": 1,
             "schedule": "onecycle",  # ends at rate 0: a constant rate leaves the weights of one epoch noisy
-            "batch_size": 128,  # the fastest that is still sure to beat the published cnn
+            "batch_size": 128,  # cnn: 3 % less time than 64 at rate 4e-3, for 0.07 points (seeds 0 to 3)
             "lr": 6e-3,  # a warmed-up rate may be higher, and one epoch has few steps
             "label_smoothing": 0.1,  # fewer errors, less sure answers: the test loss is higher for it
         },

@@ -189,7 +189,7 @@ def attempt(trial: Trial, number: int, store: dist.TCPStore, folder: Path) -> bo
 
 
 def forkserver() -> Any:
-    """Its processes find torch imported; torch._dynamo is what optimizers and DDP import when they are made."""
+    """Its processes find torch imported; torch._dynamo is what DDP imports when it is made."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torch._dynamo", "distmnist.job"])
     return context

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
-from torch import nn, optim
+import torch
+from torch import Tensor, nn
 
 from distmnist.config import Config
 
@@ -11,16 +13,97 @@ WARM_UP = 0.2
 """Share of the updates over which onecycle climbs from a tenth of the peak to the peak."""
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: Config) -> optim.Optimizer:
-    """One fused kernel an update: CPU and CUDA have one for all three optimizers."""
-    common = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+class Optimizer:
+    """What torch.optim's class of the same name does with fused=True, by its kernel alone: the same bits.
+
+    Around the kernel those classes add as much time again for a small net, and they import torch._dynamo when the first
+    object is made, which takes a second and 150 MB. `lr` may be set before any update.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, **options: Any) -> None:
+        self.parameters, self.lr, self.options = list(parameters), lr, options
+        self.state: dict[str, list[Tensor]] = {}
+
+    def step(self) -> None:
+        """Updates the parameters from their gradients."""
+        raise NotImplementedError
+
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.parameters]
+
+    def _zeros(self) -> list[Tensor]:
+        return [torch.zeros_like(parameter) for parameter in self.parameters]
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """torch.optim's, a single one: torch's GradScaler reads the parameters here."""
+        return [{"params": self.parameters, "lr": self.lr, "fused": True, **self.options}]
+
+    def state_dict(self) -> dict[str, Any]:
+        """In torch.optim's format: its class can go on from here, and this one from there."""
+        numbers, (group,) = range(len(self.parameters)), self.param_groups
+        state = {number: {name: tensors[number] for name, tensors in self.state.items()} for number in numbers}
+        return {"state": state, "param_groups": [{**group, "params": list(numbers)}]}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.lr = saved["param_groups"][0]["lr"]
+        for number, state in saved["state"].items():
+            for name, tensors in self.state.items():
+                tensors[number].copy_(state[name])
+
+
+class Adam(Optimizer):
+    """With torch's defaults for betas and eps."""
+
+    kernel = staticmethod(torch._fused_adam_)
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
+        betas, common = (0.9, 0.999), {"eps": 1e-8, "weight_decay": weight_decay, "amsgrad": False, "maximize": False}
+        super().__init__(parameters, lr, betas=betas, **common)
+        self.constants = {"beta1": betas[0], "beta2": betas[1], **common}
+        self.averages, self.squares = self._zeros(), self._zeros()
+        self.updates = torch.zeros(len(self.parameters), device=self.parameters[0].device)
+        self.steps = list(self.updates.unbind())  # of each parameter: the kernel's idea of a count
+        self.state = {"step": self.steps, "exp_avg": self.averages, "exp_avg_sq": self.squares}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.updates += 1
+        tensors = self.parameters, self._gradients(), self.averages, self.squares, [], self.steps
+        self.kernel(*tensors, lr=self.lr, **self.constants)
+
+
+class AdamW(Adam):
+    """Adam whose weight decay is decoupled from the gradient."""
+
+    kernel = staticmethod(torch._fused_adamw_)
+
+
+class SGD(Optimizer):
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.0, weight_decay: float = 0.0
+    ) -> None:
+        constants = {"weight_decay": weight_decay, "momentum": momentum}
+        constants |= {"dampening": 0.0, "nesterov": False, "maximize": False}
+        super().__init__(parameters, lr, **constants)
+        self.constants = constants
+        self.momenta = self._zeros() if momentum else []
+        self.state = {"momentum_buffer": self.momenta} if momentum else {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        tensors = self.parameters, self._gradients(), self.momenta
+        torch._fused_sgd_(*tensors, lr=self.lr, is_first_step=False, **self.constants)
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: Config) -> Optimizer:
     match config.optimizer:
         case "adam":
-            return optim.Adam(parameters, **common)
+            return Adam(parameters, config.lr, config.weight_decay)
         case "adamw":
-            return optim.AdamW(parameters, **common)
+            return AdamW(parameters, config.lr, config.weight_decay)
         case "sgd":
-            return optim.SGD(parameters, momentum=config.momentum, **common)
+            return SGD(parameters, config.lr, config.momentum, config.weight_decay)
     raise AssertionError(config.optimizer)
 
 

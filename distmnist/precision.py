@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distmnist.machine import has_native_bf16
+from distmnist.optim import Optimizer
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,7 +43,7 @@ class Precision:
         """What to differentiate instead of `loss`: small fp16 gradients would otherwise become 0."""
         return self.scaler.scale(loss)
 
-    def step(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> bool:
+    def step(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> bool:
         """Updates the parameters. Returns False if the scaler skipped it because a gradient was not finite.
 
         With fp16 on CUDA, asking whether it skipped makes the host wait for the device; the schedule needs to know.

@@ -172,9 +172,7 @@ class Trainer:
             self.wish = wish
             self.votes.copy_(torch.tensor([bool(wish & Wish.STOP), bool(wish & Wish.SNAPSHOT)]))
         sums = self._gradient(shares, count)
-        rate = learning_rate(self.config, self.updates, self.total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizer.lr = learning_rate(self.config, self.updates, self.total)
         self.updates += self.precision.step(self.optimizer, self.parameters)
         self.position += 1
         self._read(self.ballots.put(sums))
@@ -247,7 +245,7 @@ class Trainer:
             "train_loss": self.loss_sum / images,
             "test_loss": self.evaluation.loss,
             "test_accuracy": self.evaluation.accuracy,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.optimizer.lr,
             "images_per_second": images / self.epoch_seconds,
         }
         if self.held_out:
@@ -265,8 +263,8 @@ class Trainer:
 
     def _fail(self, what: str, position: int) -> NoReturn:
         epoch, step = divmod(position - 1, self.steps)
-        rate = self.optimizer.param_groups[0]["lr"]
-        raise RunError(f"{what} ({self.config.model}, epoch {epoch + 1}, step {step + 1}, lr {rate:g})")
+        where = f"{self.config.model}, epoch {epoch + 1}, step {step + 1}, lr {self.optimizer.lr:g}"
+        raise RunError(f"{what} ({where})")
 
     def _state(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}

@@ -26,7 +26,7 @@ from distmnist.distributed import join
 
 PATHS = (str(Path(__file__).parents[1]), str(Path(__file__).parent))
 PRELOAD = ["pytest", "torch", "torch._dynamo", "distmnist.job", "ranks"]
-"""Imported once, by the server. Every optimizer and DDP import torch._dynamo when they are made: 1.2 s a process."""
+"""Imported once, by the server. DDP imports torch._dynamo when it is made: 1.2 s a process."""
 
 
 class RankFailed(Exception):

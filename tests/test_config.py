@@ -163,7 +163,7 @@ def test_every_choice_has_an_implementation():
     for name in ACTIVATIONS:
         assert getattr(torch.nn.functional, name)(torch.zeros(3)).shape == (3,)
     for name in by_name["optimizer"]:
-        assert isinstance(build_optimizer(parameters, Config(optimizer=name)), torch.optim.Optimizer)
+        assert type(build_optimizer(parameters, Config(optimizer=name))).__name__.lower() == name
     for name in by_name["schedule"]:
         assert 0 <= learning_rate(Config(schedule=name), 3, 10) <= Config().lr
 

@@ -1,7 +1,10 @@
 """The schedules as functions of the update count, and the optimizers beside torch's plain ones."""
 
+import copy
 import itertools
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -58,30 +61,69 @@ def test_beyond_its_end_a_schedule_stays_at_zero(schedule):
     assert learning_rate(config, 13, 10) == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("options", "plain"),
-    [
-        ({"optimizer": "adam"}, lambda p: torch.optim.Adam(p, lr=0.1)),
-        ({"optimizer": "adam", "weight_decay": 0.1}, lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.1)),
-        ({"optimizer": "adamw", "weight_decay": 0.1}, lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1)),
-        ({"optimizer": "adamw"}, lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.0)),
-        ({"optimizer": "sgd"}, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
-        (
-            {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.2},
-            lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.2),
-        ),
-    ],
-    ids=str,
-)
-def test_each_optimizer_updates_as_torchs_plain_one_does(options, plain):
-    start = torch.linspace(-1, 1, 12).reshape(3, 4)
-    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    optimizer, oracle = build_optimizer([ours], Config(lr=0.1, **options)), plain([theirs])
-    for update in range(4):
-        for parameter, engine in ((ours, optimizer), (theirs, oracle)):
-            parameter.grad = torch.sin(start * (update + 1))
-            for group in engine.param_groups:
-                group["lr"] = 0.1 / (update + 1)
-            engine.step()
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
-    assert not torch.equal(ours, start)
+KINDS = [
+    ({"optimizer": "adam"}, lambda p, **how: torch.optim.Adam(p, lr=0.1, **how)),
+    ({"optimizer": "adam", "weight_decay": 0.1}, lambda p, **how: torch.optim.Adam(p, lr=0.1, weight_decay=0.1, **how)),
+    (
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        lambda p, **how: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1, **how),
+    ),
+    ({"optimizer": "adamw"}, lambda p, **how: torch.optim.AdamW(p, lr=0.1, weight_decay=0.0, **how)),
+    ({"optimizer": "sgd"}, lambda p, **how: torch.optim.SGD(p, lr=0.1, momentum=0.9, **how)),
+    (
+        {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.2},
+        lambda p, **how: torch.optim.SGD(p, lr=0.1, weight_decay=0.2, **how),
+    ),
+]
+"""Our options, and torch's class with the same."""
+
+
+def weights():
+    return [torch.nn.Parameter(torch.linspace(-1, 1, 12).reshape(shape)) for shape in ((3, 4), (12,))]
+
+
+def update(optimizer, parameters, numbers):
+    """Updates number `numbers`, each with its own gradient and rate."""
+    for number in numbers:
+        for parameter in parameters:
+            parameter.grad = torch.sin((number + 1) * torch.linspace(-1, 1, 12)).reshape(parameter.shape)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            optimizer.param_groups[0]["lr"] = 0.1 / (number + 1)
+        else:
+            optimizer.lr = 0.1 / (number + 1)
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("options", "theirs"), KINDS, ids=str)
+def test_each_optimizer_updates_as_torchs_plain_one_does_and_bit_for_bit_as_its_fused_one(options, theirs):
+    ours, plain, fused = weights(), weights(), weights()
+    update(build_optimizer(ours, Config(lr=0.1, **options)), ours, range(4))
+    update(theirs(plain), plain, range(4))
+    update(theirs(fused, fused=True), fused, range(4))
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-7)
+    assert all(map(torch.equal, ours, fused))
+    assert not any(map(torch.equal, ours, weights()))
+
+
+@pytest.mark.parametrize("torch_goes_on", [False, True])
+@pytest.mark.parametrize(("options", "theirs"), KINDS, ids=str)
+def test_torchs_optimizers_go_on_from_the_state_of_ours_and_ours_from_theirs(options, theirs, torch_goes_on):
+    makers = [lambda p: build_optimizer(p, Config(lr=0.1, **options)), lambda p: theirs(p, fused=True)]
+    first, second = makers if torch_goes_on else makers[::-1]
+    whole, parts = weights(), weights()
+    update(first(whole), whole, range(5))
+    before = first(parts)
+    update(before, parts, range(3))
+    after = second(parts)
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    update(after, parts, range(3, 5))
+    assert all(map(torch.equal, whole, parts))
+
+
+def test_the_first_optimizer_does_not_import_torchs_compiler():
+    code = (
+        "import sys, torch; from distmnist.config import Config; from distmnist.optim import build_optimizer\n"
+        "weight = torch.nn.Parameter(torch.ones(2)); weight.grad = torch.ones(2)\n"
+        "build_optimizer([weight], Config()).step(); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

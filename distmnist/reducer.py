@@ -1,7 +1,7 @@
 """How the gradients of the processes become one gradient, and their ballots one ballot, in the same message.
 
-A ballot is three numbers that every step needs from all ranks: the sum of the losses, and two votes. It travels as the
-gradient of a parameter of its own, so it costs no message and no synchronisation beside the gradients'.
+A ballot is three numbers that every step needs from all ranks: the sum of the losses, and two votes. Under DDP it
+travels as the gradient of a parameter of its own, so it costs no message and no synchronisation beside the gradients'.
 """
 
 from typing import NamedTuple
@@ -29,30 +29,29 @@ class Ballot(NamedTuple):
 
 
 class ShardLoss(nn.Module):
-    """A net, its loss, and the ballot: what is differentiated, and what DDP wraps."""
+    """A net and its loss: what is differentiated, and what DDP wraps."""
 
     def __init__(self, model: nn.Module, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.model = model
         self.label_smoothing = label_smoothing
-        self.ballot = nn.Parameter(torch.zeros(len(Ballot._fields)))
 
     def forward(self, images: Tensor, labels: Tensor, votes: Tensor) -> tuple[Tensor, Tensor]:
         """Images, float [n, 1, 28, 28]; labels, int64 [n]; votes, float [2]; n may be 0.
 
-        Returns the sum of the losses in float32, and a scalar that is 0 and whose gradient is the ballot. Labels are
-        smoothed in the first alone: the ballot tells the cross entropy, which compares with the test loss.
+        Returns the sum of the losses in float32, and the ballot, float [3]. Labels are smoothed in the first alone: the
+        ballot tells the cross entropy, which compares with the test loss.
         """
         log_probabilities = functional.log_softmax(self.model(images).float(), 1)
         loss_sum = cross_entropy = functional.nll_loss(log_probabilities, labels, reduction="sum")
         if self.label_smoothing:
             evenly = -log_probabilities.mean(1).sum()
             loss_sum = (1 - self.label_smoothing) * cross_entropy + self.label_smoothing * evenly
-        return loss_sum, torch.dot(self.ballot, torch.cat((cross_entropy.detach().reshape(1), votes)))
+        return loss_sum, torch.cat((cross_entropy.detach().reshape(1), votes))
 
 
 class Reducer:
-    """One process: the gradient is what backward leaves."""
+    """One process, one shard: the gradient is what backward leaves."""
 
     average = 1
     """The sum over the shards' gradients is divided by this."""
@@ -60,22 +59,21 @@ class Reducer:
     """Gradients to compute and throw away before the first step."""
 
     def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
-        self.shard_loss = ShardLoss(model, label_smoothing).to(world.device)
-        self.parameters = list(self.shard_loss.parameters())
-        self.nbytes = sum(parameter.nbytes for parameter in self.parameters)
-        self.module: nn.Module = self.shard_loss
+        self.module: nn.Module = ShardLoss(model, label_smoothing).to(world.device)
+        self.parameters = list(model.parameters())
 
     def start(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of one shard's loss."""
+    def backward(self, loss: Tensor, ballot: Tensor) -> None:
+        """Takes a shard's loss, a scalar, to differentiate, and its ballot, float [3]."""
         loss.backward()
+        self.ballot = ballot
 
     def finish(self) -> Tensor:
         """Leaves the global batch's gradient in the parameters. Returns the ballots' sum, float [3], on the device."""
-        return self.shard_loss.ballot.grad * self.average
+        return self.ballot
 
 
 class DDPReducer(Reducer):
@@ -91,16 +89,25 @@ class DDPReducer(Reducer):
     def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
         super().__init__(model, world, label_smoothing)
         self.average = world.size
+        shard_loss = self.module
+        shard_loss.carrier = self.carrier = nn.Parameter(torch.zeros(len(Ballot._fields), device=world.device))
+        self.parameters = [self.carrier, *self.parameters]
         self.module = DistributedDataParallel(
-            self.shard_loss,
+            shard_loss,
             device_ids=[world.device] if world.device.type == "cuda" else None,
             bucket_cap_mb=BUCKET_MIB,
             gradient_as_bucket_view=True,
             static_graph=True,
         )
-        if memory := share_memory(world, self.nbytes):
+        if memory := share_memory(world, sum(parameter.nbytes for parameter in self.parameters)):
             self.module.register_comm_hook(memory, add_up_in_shared_memory)
             self.average = 1
+
+    def backward(self, loss: Tensor, ballot: Tensor) -> None:
+        (loss + torch.dot(self.carrier, ballot)).backward()  # the carrier is 0, its gradient is the ballot
+
+    def finish(self) -> Tensor:
+        return self.carrier.grad * self.average
 
 
 def add_up_in_shared_memory(memory: SharedMemory, bucket: dist.GradBucket) -> Future[Tensor]:
@@ -128,22 +135,23 @@ class TreeReducer(Reducer):
 
     def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
         super().__init__(model, world, label_smoothing)
-        self.gather = (share_memory(world, self.nbytes) or world).all_gather
+        self.sizes = [*(parameter.numel() for parameter in self.parameters), len(Ballot._fields)]
+        self.gather = (share_memory(world, sum(self.sizes) * torch.float32.itemsize) or world).all_gather
         self.leaves: list[Tensor] = []
 
     def start(self) -> None:
         self.leaves = []
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, ballot: Tensor) -> None:
         gradients = torch.autograd.grad(loss, self.parameters)
-        self.leaves.append(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+        self.leaves.append(torch.cat([*(gradient.reshape(-1) for gradient in gradients), ballot]))
 
     def finish(self) -> Tensor:
-        total = tree_sum(self.gather(tree_sum(self.leaves)))
-        for parameter, piece in zip(self.parameters, total.split([p.numel() for p in self.parameters]), strict=True):
+        *pieces, ballots = tree_sum(self.gather(tree_sum(self.leaves))).split(self.sizes)
+        for parameter, piece in zip(self.parameters, pieces, strict=True):
             # A gradient must be laid out like its parameter (channels last): fused updates walk both as they lie.
             parameter.grad = torch.empty_like(parameter).copy_(piece.view(parameter.shape))
-        return self.shard_loss.ballot.grad
+        return ballots
 
 
 def tree_sum(leaves: list[Tensor]) -> Tensor:

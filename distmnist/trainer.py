@@ -192,7 +192,7 @@ class Trainer:
                 torch.manual_seed(seed_for(*key))
             with self.precision.autocast():
                 loss_sum, ballot = self.reducer.module(images, labels, self.votes)
-            self.reducer.backward(self.precision.scale(loss_sum * (self.reducer.average / count)) + ballot)
+            self.reducer.backward(self.precision.scale(loss_sum * (self.reducer.average / count)), ballot)
         return self.reducer.finish()
 
     def _warm_up(self) -> None:

@@ -94,13 +94,14 @@ def gradient(world, shared):
     """The ballots' sum and the gradient of three ranks' different digits, over shared memory or over gloo."""
     if not shared:
         reducer.share_memory = lambda world, slot: None
-    reducing = reducer.build_reducer(build_model("mlp"), world)
+    model = build_model("mlp")
+    reducing = reducer.build_reducer(model, world)
     images = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(world.rank))
     reducing.start()
     loss_sum, ballot = reducing.module(images, torch.arange(4), torch.zeros(2))
-    reducing.backward(loss_sum * (reducing.average / (4 * world.size)) + ballot)
+    reducing.backward(loss_sum * (reducing.average / (4 * world.size)), ballot)
     sums = reducing.finish()
-    return torch.cat([sums, *(parameter.grad.flatten() for parameter in reducing.shard_loss.model.parameters())])
+    return torch.cat([sums, *(parameter.grad.flatten() for parameter in model.parameters())])
 
 
 def test_the_gradient_is_glooss_within_rounding_and_the_same_on_all_ranks():

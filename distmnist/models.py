@@ -17,7 +17,7 @@ class FullyConnectedNN(nn.Module):
         self.fc1 = nn.Linear(784, 128)
         self.fc2 = nn.Linear(128, 64)
         self.fc3 = nn.Linear(64, 10)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.activation = getattr(functional, activation)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class CNN(nn.Module):
         self.fc1 = nn.Linear(64 * 7 * 7, 128)
         self.fc2 = nn.Linear(128, 64)
         self.fc3 = nn.Linear(64, 10)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.activation = getattr(functional, activation)
 
     def forward(self, images: Tensor) -> Tensor:

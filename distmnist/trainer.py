@@ -7,7 +7,7 @@ one-process fit can run inside any larger job.
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -18,13 +18,14 @@ from distmnist.checkpoint import weights_sha256
 from distmnist.config import Config, RunError
 from distmnist.data import Dataset, hold_out
 from distmnist.distributed import World
+from distmnist.loader import Shard, load
 from distmnist.log import Log, Silence
 from distmnist.metrics import Evaluation, evaluate
 from distmnist.models import build_model
 from distmnist.optim import build_optimizer, learning_rate
 from distmnist.precision import Precision, choose_amp
 from distmnist.reducer import Ballot, BallotBox, build_reducer
-from distmnist.sampler import GlobalBatchSampler, Share
+from distmnist.sampler import GlobalBatchSampler
 from distmnist.seeds import seed_for
 from distmnist.signals import Wish, no_wish
 
@@ -141,14 +142,14 @@ class Trainer:
         self.evaluation = None
         self.sampler.set_epoch(epoch)
         self.model.train()
-        batches = self.sampler.batches(first, self.world.device)
+        batches = self._batches(first)
         self.clock = time.perf_counter()
         if self.config.augment:
             maps = draw_maps(self.config.seed, epoch, len(self.train), self.config.augment)
             self.maps = maps.to(self.world.device)
         with self.log.progress(f"{self.config.model} {epoch + 1}/{self.config.epochs}", stop, first) as bar:
-            for step, shares in zip(range(first, stop), batches, strict=False):
-                self._step(shares, self.sampler.plan.count(step))
+            for step, shards in zip(range(first, stop), batches, strict=False):
+                self._step(shards, self.sampler.plan.count(step))
                 bar.update()
                 if self.stopping:
                     break
@@ -165,31 +166,29 @@ class Trainer:
         self.train_seconds += seconds
         self.epoch_seconds += seconds
 
-    def _step(self, shares: list[Share], count: int) -> None:
-        """One update from the global batch of `count` digits, of which `shares` are this rank's."""
+    def _step(self, shards: list[Shard], count: int) -> None:
+        """One update from the global batch of `count` digits, of which `shards` are this rank's."""
         wish = self.wishes()
         if wish != self.wish:
             self.wish = wish
             self.votes.copy_(torch.tensor([bool(wish & Wish.STOP), bool(wish & Wish.SNAPSHOT)]))
-        sums = self._gradient(shares, count)
+        sums = self._gradient(shards, count)
         self.optimizer.lr = learning_rate(self.config, self.updates, self.total)
         self.updates += self.precision.step(self.optimizer, self.parameters)
         self.position += 1
         self._read(self.ballots.put(sums))
 
-    def _gradient(self, shares: list[Share], count: int) -> Tensor:
+    def _gradient(self, shards: list[Shard], count: int) -> Tensor:
         """Leaves the gradient of the global batch's mean loss in the parameters. Returns the ballots' sum.
 
-        Each share contributes its *sum* of losses, divided by the global count: exact for uneven and empty shares.
+        Each shard contributes its *sum* of losses, divided by the global count: exact for uneven and empty ones.
         """
         self.reducer.start()
-        for share in shares:
-            images, labels = self.train.batch(share.indices)
+        for part, indices, images, labels in shards:
             if self.maps is not None:
-                images = warp(images, self.maps[share.indices])
+                images = warp(images, self.maps[indices])
             if self.config.dropout:
-                key = (self.config.seed, "dropout", self.config.model, self.position, share.part)
-                torch.manual_seed(seed_for(*key))
+                torch.manual_seed(seed_for(self.config.seed, "dropout", self.config.model, self.position, part))
             with self.precision.autocast():
                 loss_sum, ballot = self.reducer.module(images, labels, self.votes)
             self.reducer.backward(self.precision.scale(loss_sum * (self.reducer.average / count)), ballot)
@@ -198,8 +197,12 @@ class Trainer:
     def _warm_up(self) -> None:
         self.model.train()
         for _ in range(self.reducer.warm_ups):
-            self._gradient(next(self.sampler.batches(0, self.world.device)), self.sampler.plan.count(0))
+            self._gradient(next(self._batches()), self.sampler.plan.count(0))
         self.reducer.start()
+
+    def _batches(self, first: int = 0) -> Iterator[list[Shard]]:
+        """This rank's shards of each batch of the epoch that the sampler is set to, from step `first` on."""
+        return load(self.train, self.sampler.batches(first, self.world.device))
 
     def _read(self, ballots: list[Ballot]) -> None:
         """Takes note of ballots, the same ones on every rank at the same step."""

@@ -7,6 +7,7 @@ from distmnist.config import Config
 from distmnist.data import Dataset, Digits
 from distmnist.distributed import World
 from distmnist.job import set_up_machine
+from distmnist.loader import load
 from distmnist.sampler import GlobalBatchSampler
 from distmnist.trainer import fit
 
@@ -29,7 +30,6 @@ def loader_seconds(case: Case, digits: Digits) -> float:
     """What an epoch's shuffling, gathering and normalising take by themselves, in one process."""
     sampler = GlobalBatchSampler(digits, batch_size=case.batch, num_replicas=1, rank=0, seed=case.seed)
     began = time.perf_counter()
-    for shares in sampler.batches():
-        for share in shares:
-            digits.batch(share.indices)
+    for _ in load(digits, sampler.batches()):
+        pass
     return time.perf_counter() - began

@@ -44,9 +44,15 @@ class CNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images, float [n, 1, 28, 28] -> logits, float [n, 10]."""
-        x = self._activate_and_pool(self.conv1(images))
-        x = self._activate_and_pool(self.conv2(x))
-        x = torch.flatten(x, 1)
+        return self.classify(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Normalised images, float [n, 1, 28, 28] -> what the convolutions make of them, float [n, 64, 7, 7]."""
+        return self._activate_and_pool(self.conv2(self._activate_and_pool(self.conv1(images))))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """The convolutions' features, float [n, 64, 7, 7] -> logits, float [n, 10]."""
+        x = torch.flatten(features, 1)
         x = self.dropout(self.activation(self.fc1(x)))
         x = self.dropout(self.activation(self.fc2(x)))
         return self.fc3(x)

@@ -18,6 +18,7 @@ from distmnist.checkpoint import weights_sha256
 from distmnist.config import Config, RunError
 from distmnist.data import Dataset, hold_out
 from distmnist.distributed import World
+from distmnist.layout import lay_out
 from distmnist.loader import Shard, load
 from distmnist.log import Log, Silence
 from distmnist.metrics import Evaluation, evaluate
@@ -100,12 +101,12 @@ class Trainer:
         self.target = min(self.total, config.max_steps or self.total)
 
         model = build_model(config.model, activation=config.activation, dropout=config.dropout, seed=config.seed)
-        # Channels last is what both oneDNN and tensor cores want; a net without convolutions is left as it is.
-        self.model = model.to(world.device, memory_format=torch.channels_last)
+        self.model = model.to(world.device)
+        self.net = lay_out(self.model, world.device, amp)  # computes what the model does, with its parameters
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.parameters, config)
         self.precision = Precision(amp, world.device, config.grad_clip)
-        self.reducer = build_reducer(self.model, world, config.virtual_ranks, config.label_smoothing)
+        self.reducer = build_reducer(self.net, world, config.virtual_ranks, config.label_smoothing)
         self.ballots = BallotBox(world.device)
         self.wish, self.votes = Wish.NOTHING, torch.zeros(2, device=world.device)
         self.maps: Tensor | None = None  # of the epoch: how each digit is seen
@@ -130,7 +131,7 @@ class Trainer:
             self._save()
             return Result(self._state(), self.history, None, None)
         if self.evaluation is None:  # restored at the very end
-            self.evaluation = evaluate(self.model, self.data.test, self.world)
+            self.evaluation = evaluate(self.net, self.data.test, self.world)
         return Result(self._state(), self.history, self._figures(self.evaluation), self.evaluation)
 
     def _run_epoch(self) -> None:
@@ -141,7 +142,7 @@ class Trainer:
             self.loss_sum = self.epoch_seconds = 0.0
         self.evaluation = None
         self.sampler.set_epoch(epoch)
-        self.model.train()
+        self.net.train()
         batches = self._batches(first)
         self.clock = time.perf_counter()
         if self.config.augment:
@@ -195,7 +196,7 @@ class Trainer:
         return self.reducer.finish()
 
     def _warm_up(self) -> None:
-        self.model.train()
+        self.net.train()
         for _ in range(self.reducer.warm_ups):
             self._gradient(next(self._batches()), self.sampler.plan.count(0))
         self.reducer.start()
@@ -237,7 +238,7 @@ class Trainer:
         self._compare_weights()
         for buffer in self.model.buffers():  # a batch norm's statistics are each rank's own: rank 0's are saved
             self.world.broadcast_(buffer)
-        self.evaluation = evaluate(self.model, self.data.test, self.world)
+        self.evaluation = evaluate(self.net, self.data.test, self.world)
         if not math.isfinite(self.evaluation.loss):
             self._fail(f"the test loss is {self.evaluation.loss}", self.position)
         epoch = math.ceil(self.position / self.steps)
@@ -252,7 +253,7 @@ class Trainer:
             "images_per_second": images / self.epoch_seconds,
         }
         if self.held_out:
-            validation = evaluate(self.model, self.held_out, self.world)
+            validation = evaluate(self.net, self.held_out, self.world)
             entry |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
         self.history.append(entry)
         self.log.epoch(self.config.model, self.config.epochs, entry)

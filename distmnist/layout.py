@@ -27,9 +27,10 @@ class Blocked(nn.Module):
 def lay_out(model: nn.Module, device: torch.device, amp: str) -> nn.Module:
     """Lays out the parameters of `model`, on `device`, in place. Returns what to compute with instead of `model`.
 
-    oneDNN's tensors know float32 and ReLU; autocast cannot convert them. A net without convolutions is left as it is.
+    oneDNN's tensors know few operations, ReLU among them, and autocast cannot convert them: hence this net alone. A net
+    without convolutions is left as it is.
     """
     x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX") and torch.backends.mkldnn.is_available()
-    if x86 and device.type == "cpu" and amp == "off" and isinstance(model, CNN) and model.activation is functional.relu:
+    if x86 and device.type == "cpu" and amp == "off" and type(model) is CNN and model.activation is functional.relu:
         return Blocked(model)
     return model.to(memory_format=torch.channels_last)

@@ -120,6 +120,15 @@ def test_torchs_optimizers_go_on_from_the_state_of_ours_and_ours_from_theirs(opt
     assert all(map(torch.equal, whole, parts))
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_frozen_parameter_stays_as_it_is(name):
+    frozen, trained = torch.nn.Parameter(torch.ones(3), requires_grad=False), torch.nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer([frozen, trained], Config(optimizer=name, lr=0.1))
+    trained.grad = torch.ones(3)
+    optimizer.step()
+    assert torch.equal(frozen, torch.ones(3)) and not torch.equal(trained, torch.ones(3))
+
+
 def test_the_first_optimizer_does_not_import_torchs_compiler():
     code = (
         "import sys, torch; from distmnist.config import Config; from distmnist.optim import build_optimizer\n"

@@ -1,5 +1,6 @@
 """The optimizer, and the learning rate as a pure function of the number of updates."""
 
+import abc
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -13,12 +14,12 @@ WARM_UP = 0.2
 """Share of the updates over which onecycle climbs from a tenth of the peak to the peak."""
 
 
-class Optimizer:
+class Optimizer(abc.ABC):
     """What torch.optim's class of the same name does with fused=True, by its kernel alone: the same bits.
 
     Around the kernel those classes add twice its time for a small net, and they import torch._dynamo when the first
-    object is made, which takes a second and 150 MB. The kernels' names are private to torch:
-    a test holds each against its class. `lr` may be set before any update.
+    object is made, which takes a second and 150 MB. The kernels' names are private to torch: a test holds each against
+    its class. `lr` may be set before any update.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, **options: Any) -> None:
@@ -26,9 +27,9 @@ class Optimizer:
         self.lr, self.options = lr, options
         self.state: dict[str, list[Tensor]] = {}
 
+    @abc.abstractmethod
     def step(self) -> None:
         """Updates the parameters from their gradients."""
-        raise NotImplementedError
 
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.parameters]
@@ -85,17 +86,15 @@ class SGD(Optimizer):
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.0, weight_decay: float = 0.0
     ) -> None:
-        constants = {"weight_decay": weight_decay, "momentum": momentum}
-        constants |= {"dampening": 0.0, "nesterov": False, "maximize": False}
-        super().__init__(parameters, lr, **constants)
-        self.constants = constants
+        plain = {"dampening": 0.0, "nesterov": False, "maximize": False}
+        super().__init__(parameters, lr, momentum=momentum, weight_decay=weight_decay, **plain)
         self.momenta = self._zeros() if momentum else []
         self.state = {"momentum_buffer": self.momenta} if momentum else {}
 
     @torch.no_grad()
     def step(self) -> None:
         tensors = self.parameters, self._gradients(), self.momenta
-        torch._fused_sgd_(*tensors, lr=self.lr, is_first_step=False, **self.constants)
+        torch._fused_sgd_(*tensors, lr=self.lr, is_first_step=False, **self.options)
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: Config) -> Optimizer:

@@ -75,7 +75,7 @@ def check_size(path: Path) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
                 size = sum(entry.file_size for entry in archive.infolist())
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # the last: of a later ZIP version
             return  # for checkpoint to refuse, with its own words
     if size > MAX_BYTES:
         raise UsageError(f"{path} is too large for a snapshot: {size:,} bytes, the limit is {MAX_BYTES:,}")

@@ -39,9 +39,9 @@ class Precision:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
-    def scale(self, loss: Tensor) -> Tensor:
-        """What to differentiate instead of `loss`: small fp16 gradients would otherwise become 0."""
-        return self.scaler.scale(loss)
+    def scale(self, weight: Tensor) -> Tensor:
+        """What to multiply a loss by instead of `weight`: small fp16 gradients would otherwise become 0."""
+        return self.scaler.scale(weight)
 
     def step(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> bool:
         """Updates the parameters. Returns False if the scaler skipped it because a gradient was not finite.

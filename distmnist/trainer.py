@@ -185,6 +185,7 @@ class Trainer:
         Each shard contributes its *sum* of losses, divided by the global count: exact for uneven and empty ones.
         """
         self.reducer.start()
+        weight = self.precision.scale(self.reducer.weight(count))
         for part, indices, images, labels in shards:
             if self.maps is not None:
                 images = warp(images, self.maps[indices])
@@ -192,7 +193,7 @@ class Trainer:
                 torch.manual_seed(seed_for(self.config.seed, "dropout", self.config.model, self.position, part))
             with self.precision.autocast():
                 loss_sum, ballot = self.reducer.module(images, labels, self.votes)
-            self.reducer.backward(self.precision.scale(loss_sum * (self.reducer.average / count)), ballot)
+            self.reducer.backward(loss_sum, weight, ballot)
         return self.reducer.finish()
 
     def _warm_up(self) -> None:

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from distmnist import reducer
 from distmnist.distributed import World
 from distmnist.models import build_model
-from distmnist.reducer import Ballot, BallotBox, build_reducer
+from distmnist.reducer import Ballot, BallotBox, build_reducer, differentiate
 from distmnist.sampler import EpochPlan
 from distmnist.shared_memory import SharedMemory
 
@@ -41,7 +41,7 @@ def gradients(world, net, counts, virtual_ranks=0):
         for part in range(world.rank * each, (world.rank + 1) * each):
             images, labels = digits.batch(torch.arange(*plan.bounds(0, part, parts)))
             loss_sum, ballot = reducing.module(images, labels, votes)
-            reducing.backward(loss_sum * (reducing.average / count), ballot)
+            reducing.backward(loss_sum, reducing.weight(count), ballot)
         sums = reducing.finish()
         found.append(([p.grad.clone() for p in model.parameters()], Ballot(*sums.tolist())))
     return found
@@ -87,6 +87,28 @@ def test_gradients_and_ballots_are_those_of_one_process_for_uneven_and_empty_sha
         check([answer[number] for answer in answers], net, counts, voters=size)
 
 
+def test_differentiating_gives_the_bits_of_torchs_backward_and_grad_and_nothing_is_kept():
+    model, weight = build_model("mlp"), torch.tensor(0.3)
+    parameters = tuple(model.parameters())
+    images, labels = random_digits(7).batch(torch.arange(7))
+
+    def loss():
+        return functional.cross_entropy(model(images), labels, reduction="sum")
+
+    (loss() * weight).backward()
+    expected = [parameter.grad for parameter in parameters]
+    returned = differentiate((loss(),), (weight,), parameters)
+    assert all(torch.equal(*pair) for pair in zip(returned, expected, strict=True))
+    assert all(torch.equal(parameter.grad, each) for parameter, each in zip(parameters, expected, strict=True))
+
+    model.zero_grad()
+    total = loss()
+    differentiate((total,), (weight,))
+    assert all(torch.equal(parameter.grad, each) for parameter, each in zip(parameters, expected, strict=True))
+    with pytest.raises(RuntimeError, match="second time"):
+        differentiate((total,), (weight,))
+
+
 def messages(world, shared):
     """What is sent in one step, after the warm-ups and the step at which DDP sorts its buckets anew."""
     if not shared:
@@ -101,7 +123,7 @@ def messages(world, shared):
         gathered.clear()
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             loss_sum, ballot = reducing.module(*digits.batch(torch.arange(8)), torch.zeros(2))
-            reducing.backward(loss_sum, ballot)
+            reducing.backward(loss_sum, reducing.weight(8), ballot)
             reducing.finish()
     return gathered + [event.name for event in profiled.events() if event.name.startswith("gloo:")]
 

@@ -30,7 +30,7 @@ def gradients(world, virtual_ranks):
         for part in range(world.rank * each, (world.rank + 1) * each):
             images, labels = digits.batch(torch.arange(*plan.bounds(0, part, parts)))
             loss_sum, ballot = reducing.module(images, labels, torch.zeros(2))
-            reducing.backward(loss_sum * (reducing.average / count), ballot)
+            reducing.backward(loss_sum, reducing.weight(count), ballot)
         told = reducing.finish()[0].item()
         found.append((torch.cat([p.grad.flatten() for p in model.parameters()]), told))
     return found

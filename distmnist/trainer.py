@@ -197,9 +197,11 @@ class Trainer:
         return self.reducer.finish()
 
     def _warm_up(self) -> None:
+        """With shards of no digits: they have gradients, too, which come in the same order."""
         self.net.train()
+        none = torch.empty(0, dtype=torch.int64, device=self.world.device)
         for _ in range(self.reducer.warm_ups):
-            self._gradient(next(self._batches()), self.sampler.plan.count(0))
+            self._gradient([Shard(0, none, *self.train.batch(none))], 1)
         self.reducer.start()
 
     def _batches(self, first: int = 0) -> Iterator[list[Shard]]:

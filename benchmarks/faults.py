@@ -109,7 +109,7 @@ def work(
     original = trainer.Trainer._run_epoch
 
     def run_epoch(self: trainer.Trainer) -> None:
-        note(events, "training", self.position)
+        note(events, "training", self.record.position)
         original(self)
 
     trainer.Trainer._run_epoch = run_epoch
@@ -139,7 +139,7 @@ def strike(fault: Fault, events: Path) -> None:
 
 
 def hurt(fault: Fault, events: Path, args: tuple[Any, ...]) -> None:
-    position = args[0].position if args and isinstance(args[0], trainer.Trainer) else None
+    position = args[0].record.position if args and isinstance(args[0], trainer.Trainer) else None
     note(events, "fault", position)
     os.kill(os.getpid(), fault.signal)
 

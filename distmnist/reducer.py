@@ -73,7 +73,7 @@ class Reducer:
 
     def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
         self.module: nn.Module = ShardLoss(model, label_smoothing).to(world.device)
-        self.parameters = list(model.parameters())
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.device = world.device
 
     def start(self) -> None:

@@ -6,8 +6,7 @@ one-process fit can run inside any larger job.
 
 import dataclasses
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
@@ -25,6 +24,7 @@ from distmnist.metrics import Evaluation, evaluate
 from distmnist.models import build_model
 from distmnist.optim import build_optimizer, learning_rate
 from distmnist.precision import Precision, choose_amp
+from distmnist.record import Record
 from distmnist.reducer import Ballot, BallotBox, build_reducer
 from distmnist.sampler import GlobalBatchSampler
 from distmnist.seeds import seed_for
@@ -70,7 +70,7 @@ def fit(
 
 
 class Trainer:
-    """The state of one fit. Two counters: `position`, batches consumed; `updates`, without those that were skipped."""
+    """The state of one fit."""
 
     def __init__(
         self,
@@ -96,9 +96,7 @@ class Trainer:
             seed=config.seed,
             parts=config.virtual_ranks,
         )
-        self.steps = self.sampler.plan.steps
-        self.total = self.steps * config.epochs
-        self.target = min(self.total, config.max_steps or self.total)
+        self.record = Record(config, self.sampler.plan)
 
         model = build_model(config.model, activation=config.activation, dropout=config.dropout, seed=config.seed)
         self.model = model.to(world.device)
@@ -111,40 +109,36 @@ class Trainer:
         self.wish, self.votes = Wish.NOTHING, torch.zeros(2, device=world.device)
         self.maps: Tensor | None = None  # of the epoch: how each digit is seen
 
-        self.position = self.updates = 0
         self.ballots_read = 0
-        self.loss_sum = 0.0
-        self.train_seconds = self.epoch_seconds = 0.0
-        self.history: list[dict[str, Any]] = []
-        self.evaluation: Evaluation | None = None
         self.stopping = self.snapshot_wished = False
+        self.evaluation: Evaluation | None = None  # of the weights as they are
 
     def run(self) -> Result:
         self._warm_up()
         while not self.stopping:
-            if self._epoch_is_over() and not self._is_evaluated():
+            if self.record.epoch_is_over() and not self.record.epoch_is_closed():
                 self._finish_epoch()
-            if self.position >= self.target:
+            if self.record.is_at_end():
                 break
             self._run_epoch()
         if self.stopping:
             self._save()
-            return Result(self._state(), self.history, None, None)
+            return Result(self._state(), self.record.history, None, None)
         if self.evaluation is None:  # restored at the very end
             self.evaluation = evaluate(self.net, self.data.test, self.world)
-        return Result(self._state(), self.history, self._figures(self.evaluation), self.evaluation)
+        return Result(self._state(), self.record.history, self._figures(self.evaluation), self.evaluation)
 
     def _run_epoch(self) -> None:
-        """From `position` to the end of its epoch, to the target, or to the step at which all ranks stop."""
-        epoch, first = divmod(self.position, self.steps)
-        stop = min(self.steps, self.target - epoch * self.steps)
+        """From where it is to the end of its epoch, to the target, or to the step at which all ranks stop."""
+        epoch, first = divmod(self.record.position, self.record.steps)
+        stop = min(self.record.steps, self.record.target - epoch * self.record.steps)
         if first == 0:
-            self.loss_sum = self.epoch_seconds = 0.0
+            self.record.start_epoch()
         self.evaluation = None
         self.sampler.set_epoch(epoch)
         self.net.train()
-        batches = self._batches(first)
-        self.clock = time.perf_counter()
+        batches = load(self.train, self.sampler.batches(first, self.world.device))
+        self.record.start_clock()
         if self.config.augment:
             maps = draw_maps(self.config.seed, epoch, len(self.train), self.config.augment)
             self.maps = maps.to(self.world.device)
@@ -155,17 +149,15 @@ class Trainer:
                 if self.stopping:
                     break
                 if self._snapshot_is_due():
-                    self._take_time()
+                    self._stop_clock()
                     self._save()
-                    self.clock = time.perf_counter()
-            self._take_time()
+                    self.record.start_clock()
+            self._stop_clock()
 
-    def _take_time(self) -> None:
-        """Waits for what was begun, and counts the seconds since `clock` was set as training."""
+    def _stop_clock(self) -> None:
+        """Waits for what was begun first."""
         self._read(self.ballots.drain())
-        seconds = time.perf_counter() - self.clock
-        self.train_seconds += seconds
-        self.epoch_seconds += seconds
+        self.record.stop_clock()
 
     def _step(self, shards: list[Shard], count: int) -> None:
         """One update from the global batch of `count` digits, of which `shards` are this rank's."""
@@ -174,9 +166,8 @@ class Trainer:
             self.wish = wish
             self.votes.copy_(torch.tensor([bool(wish & Wish.STOP), bool(wish & Wish.SNAPSHOT)]))
         sums = self._gradient(shards, count)
-        self.optimizer.lr = learning_rate(self.config, self.updates, self.total)
-        self.updates += self.precision.step(self.optimizer, self.parameters)
-        self.position += 1
+        self.optimizer.lr = learning_rate(self.config, self.record.updates, self.record.total)
+        self.record.advance(self.precision.step(self.optimizer, self.parameters))
         self._read(self.ballots.put(sums))
 
     def _gradient(self, shards: list[Shard], count: int) -> Tensor:
@@ -190,7 +181,7 @@ class Trainer:
             if self.maps is not None:
                 images = warp(images, self.maps[indices])
             if self.config.dropout:
-                torch.manual_seed(seed_for(self.config.seed, "dropout", self.config.model, self.position, part))
+                torch.manual_seed(seed_for(self.config.seed, "dropout", self.config.model, self.record.position, part))
             with self.precision.autocast():
                 loss_sum, ballot = self.reducer.module(images, labels, self.votes)
             self.reducer.backward(loss_sum, weight, ballot)
@@ -204,61 +195,33 @@ class Trainer:
             self._gradient([Shard(0, none, *self.train.batch(none))], 1)
         self.reducer.start()
 
-    def _batches(self, first: int = 0) -> Iterator[list[Shard]]:
-        """This rank's shards of each batch of the epoch that the sampler is set to, from step `first` on."""
-        return load(self.train, self.sampler.batches(first, self.world.device))
-
     def _read(self, ballots: list[Ballot]) -> None:
         """Takes note of ballots, the same ones on every rank at the same step."""
         for ballot in ballots:
             self.ballots_read += 1
             if not math.isfinite(ballot.loss_sum):
                 self._fail(f"the loss is {ballot.loss_sum}", self.ballots_read)
-            self.loss_sum += ballot.loss_sum
+            self.record.loss_sum += ballot.loss_sum
             self.stopping |= ballot.stop > 0
             self.snapshot_wished |= ballot.snapshot > 0
 
     def _snapshot_is_due(self) -> bool:
         """Not at the end of an epoch, where there is one anyway."""
         every = self.config.snapshot_steps
-        due = self.snapshot_wished or (every > 0 and self.position % every == 0)
+        due = self.snapshot_wished or (every > 0 and self.record.position % every == 0)
         self.snapshot_wished = False
-        return due and not self._epoch_is_over()
-
-    def _epoch_is_over(self) -> bool:
-        return self.position > 0 and (self.position % self.steps == 0 or self.position == self.target)
-
-    def _is_evaluated(self) -> bool:
-        return bool(self.history) and self.history[-1]["step"] == self.position
-
-    def _images(self, position: int) -> int:
-        """Digits trained on in the first `position` steps."""
-        epochs, steps = divmod(position, self.steps)
-        return epochs * len(self.train) + min(steps * self.config.batch_size, len(self.train))
+        return due and not self.record.epoch_is_over()
 
     def _finish_epoch(self) -> None:
-        """Evaluates, takes the epoch down in the history, saves."""
+        """Evaluates, adds the epoch to the history, saves."""
         self._compare_weights()
-        for buffer in self.model.buffers():  # a batch norm's statistics are each rank's own: rank 0's are saved
+        for buffer in self.model.buffers():  # a batch norm's statistics are each rank's own since its last step
             self.world.broadcast_(buffer)
         self.evaluation = evaluate(self.net, self.data.test, self.world)
         if not math.isfinite(self.evaluation.loss):
-            self._fail(f"the test loss is {self.evaluation.loss}", self.position)
-        epoch = math.ceil(self.position / self.steps)
-        images = self._images(self.position) - self._images((epoch - 1) * self.steps)
-        entry = {
-            "epoch": epoch,
-            "step": self.position,
-            "train_loss": self.loss_sum / images,
-            "test_loss": self.evaluation.loss,
-            "test_accuracy": self.evaluation.accuracy,
-            "lr": self.optimizer.lr,
-            "images_per_second": images / self.epoch_seconds,
-        }
-        if self.held_out:
-            validation = evaluate(self.net, self.held_out, self.world)
-            entry |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
-        self.history.append(entry)
+            self._fail(f"the test loss is {self.evaluation.loss}", self.record.position)
+        validation = evaluate(self.net, self.held_out, self.world) if self.held_out else None
+        entry = self.record.close_epoch(self.optimizer.lr, self.evaluation, validation)
         self.log.epoch(self.config.model, self.config.epochs, entry)
         self._save()
 
@@ -266,48 +229,33 @@ class Trainer:
         """Raises RunError if the ranks' weights have drifted apart: a broken link or memory, or a bug."""
         digests = self.world.gather(int(weights_sha256(dict(self.model.named_parameters()))[:15], 16))
         if strangers := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
-            self._fail(f"the weights of rank {strangers[0]} differ from rank 0's", self.position)
+            self._fail(f"the weights of rank {strangers[0]} differ from rank 0's", self.record.position)
 
     def _fail(self, what: str, position: int) -> NoReturn:
-        epoch, step = divmod(position - 1, self.steps)
-        where = f"{self.config.model}, epoch {epoch + 1}, step {step + 1}, lr {self.optimizer.lr:g}"
-        raise RunError(f"{what} ({where})")
+        raise RunError(f"{what} ({self.config.model}, {self.record.place(position)}, --lr {self.config.lr:g})")
 
     def _state(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
 
     def _figures(self, evaluation: Evaluation) -> dict[str, Any]:
-        figures = evaluation.describe() | {
-            "parameters": sum(p.numel() for p in self.parameters),
-            "epochs": math.ceil(self.position / self.steps),
-            "steps": self.position,
-            "train_loss": self.history[-1]["train_loss"],
-            "train_seconds": self.train_seconds,
-            "images_per_second": self._images(self.position) / self.train_seconds,
-            "weights_sha256": weights_sha256(self._state()),
-        }
-        return figures | {name: value for name, value in self.history[-1].items() if name.startswith("val_")}
+        size = {"parameters": sum(p.numel() for p in self.parameters)}
+        return evaluation.describe() | size | self.record.figures() | {"weights_sha256": weights_sha256(self._state())}
 
     def _save(self) -> None:
         """Has rank 0 save a snapshot of version 1, unless a weight is not finite."""
         state = self._state()
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
-            self._fail("a weight is not finite", self.position)
+            self._fail("a weight is not finite", self.record.position)
         if self.save is None or not self.world.is_main:
             return
-        finished = self.position == self.target and self.evaluation is not None
+        finished = self.record.is_at_end() and self.evaluation is not None
         self.save(
             {
                 "model": state,
                 "train": {
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.precision.state_dict(),
-                    "position": self.position,
-                    "updates": self.updates,
-                    "loss_sum": self.loss_sum,
-                    "history": self.history,
-                    "train_seconds": self.train_seconds,
-                    "epoch_seconds": self.epoch_seconds,
+                    **self.record.state_dict(),
                 },
                 "config": {"model": self.config.model, **self.config.result_options()},
                 "dataset": self.data.describe(),
@@ -321,10 +269,5 @@ class Trainer:
         self.model.load_state_dict(snapshot["model"])
         self.optimizer.load_state_dict(train["optimizer"])
         self.precision.load_state_dict(train["scaler"])
-        self.position, self.updates = train["position"], train["updates"]
-        self.ballots_read = self.position
-        self.loss_sum = train["loss_sum"]
-        self.train_seconds, self.epoch_seconds = train["train_seconds"], train["epoch_seconds"]
-        self.history = list(train["history"])
-        if self.history and self.history[-1]["step"] % self.steps and self.position < self.target:
-            self.history.pop()  # of the part of an epoch at which --max-steps had stopped
+        self.record.load_state_dict(train)
+        self.ballots_read = self.record.position

@@ -12,7 +12,7 @@ from digits import few_digits
 from ranks import run_ranks
 from torch import nn
 
-from distmnist import trainer
+from distmnist import record, trainer
 from distmnist.checkpoint import weights_sha256
 from distmnist.config import Config, RunError
 from distmnist.data import hold_out
@@ -90,6 +90,23 @@ def test_dropout_differs_from_step_to_step(digits, monkeypatch):
     monkeypatch.setitem(MODELS, "probe", Probe)
     fit(Config(**{**SMALL, "model": "probe", "dropout": 0.5}), World(), digits)
     assert len(kept) == len(set(kept)) == 10
+
+
+@pytest.mark.parametrize("virtual_ranks", [0, 2])
+def test_a_frozen_parameter_stays_as_it_is(digits, monkeypatch, virtual_ranks):
+    class Tuned(nn.Module):
+        def __init__(self, activation, dropout):
+            super().__init__()
+            self.frozen, self.tuned = nn.Linear(784, 20).requires_grad_(False), nn.Linear(20, 10)
+
+        def forward(self, images):
+            return self.tuned(torch.relu(self.frozen(images.flatten(1))))
+
+    monkeypatch.setitem(MODELS, "tuned", Tuned)
+    result = fit(Config(**{**SMALL, "model": "tuned", "virtual_ranks": virtual_ranks}), World(), digits)
+    fresh = build_model("tuned").state_dict()
+    assert torch.equal(result.state["frozen.weight"], fresh["frozen.weight"])
+    assert not torch.equal(result.state["tuned.weight"], fresh["tuned.weight"])
 
 
 def test_history_and_figures_say_what_the_contract_lists_and_the_last_weights_are_reported(digits):
@@ -182,7 +199,7 @@ def test_seconds_and_images_are_those_of_training_alone(digits, monkeypatch):
         clock[0] += 1000
         return evaluate(*args)
 
-    monkeypatch.setattr(trainer.time, "perf_counter", tick)
+    monkeypatch.setattr(record.time, "perf_counter", tick)
     monkeypatch.setattr(trainer, "evaluate", slowly)
     result = fit(Config(**SMALL), World(), digits, save=lambda snapshot: clock.__setitem__(0, clock[0] + 1000))
     assert result.figures["train_seconds"] == 2.0
@@ -193,7 +210,7 @@ def test_seconds_and_images_are_those_of_training_alone(digits, monkeypatch):
 def test_a_loss_that_is_not_finite_is_named_and_nothing_is_saved(digits):
     saved = []
     config = Config(**{**SMALL, "optimizer": "sgd", "lr": 1e30})
-    with pytest.raises(RunError, match=r"the loss is (nan|inf) \(mlp, epoch 1, step [2-5], lr 1e\+30\)"):
+    with pytest.raises(RunError, match=r"the loss is (nan|inf) \(mlp, epoch 1, step [2-5], --lr 1e\+30\)"):
         fit(config, World(), digits, save=saved.append)
     assert saved == []
 
@@ -207,7 +224,7 @@ def test_weights_that_the_last_step_of_an_epoch_ruins_are_not_saved(digits, monk
         return loss * (math.inf if len(calls) == step else 1.0)
 
     monkeypatch.setattr(Precision, "scale", ruin)
-    with pytest.raises(RunError, match=rf"nan \(mlp, epoch {epoch}, step 5, lr 0.001\)"):
+    with pytest.raises(RunError, match=rf"nan \(mlp, epoch {epoch}, step 5, --lr 0.001\)"):
         fit(Config(**SMALL), World(), digits, save=saved.append)
     assert len(saved) == epoch - 1
 

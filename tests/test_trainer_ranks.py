@@ -79,9 +79,9 @@ def test_a_net_that_the_trainer_has_never_heard_of_is_trained_and_saved():
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_with_one_text_before_anything_is_saved():
     warm_ups = 2
     answers = run_ranks(train_toy, 3, 1, warm_ups + 4)
-    assert answers == [("the loss is nan (toy, epoch 1, step 4, lr 0.02)", 0)] * 3
+    assert answers == [("the loss is nan (toy, epoch 1, step 4, --lr 0.02)", 0)] * 3
     answers = run_ranks(train_toy, 2, 1, warm_ups + 6)
-    assert [text for text, _ in answers] == ["the loss is nan (toy, epoch 2, step 1, lr 0.02)"] * 2
+    assert [text for text, _ in answers] == ["the loss is nan (toy, epoch 2, step 1, --lr 0.02)"] * 2
     assert answers[0][1] == 1
 
 

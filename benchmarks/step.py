@@ -1,34 +1,92 @@
-"""What exactness costs, and augmentation: snapshots, virtual ranks and random views against ordinary training.
+"""One step of ours beside the same step with one thing changed: a feature that costs time, or a fast part left out.
 
-The variants take turns, epoch by epoch without evaluation, one thread a process; epochs have 312 steps of batch 64.
-Run: python -m benchmarks.exactness_cost [--model cnn] [--rounds 5]        or, for N processes:
-     torchrun --nproc_per_node=N -m benchmarks.exactness_cost
+The variants take turns, epoch by epoch without evaluation; epochs have 313 steps of batch 64, of the sample.
+Run: python -m benchmarks.step [--model cnn] [--threads 1] [--rounds 5]        or, for N processes:
+     torchrun --nproc_per_node=N -m benchmarks.step
 """
 
 import argparse
+import contextlib
 import dataclasses
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
+from torch import Tensor
 
-from distmnist import data
+from distmnist import data, loader, reducer, trainer
 from distmnist.config import Config
 from distmnist.data import Dataset, Digits
 from distmnist.distributed import World, join
 from distmnist.log import Silence
-from distmnist.machine import flush_denormals, keep_freed_memory
+from distmnist.machine import be_deterministic, flush_denormals, keep_freed_memory
+from distmnist.models import MODELS
 from distmnist.rundir import RunDirectory
 from distmnist.signals import no_wish
 from distmnist.trainer import Trainer
 
+
+class TorchAdam(torch.optim.Adam):
+    """torch.optim's own class, with the one attribute that the trainer sets."""
+
+    @property
+    def lr(self) -> float:
+        return self.param_groups[0]["lr"]
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        self.param_groups[0]["lr"] = lr
+
+
+def backward(outputs: tuple[Tensor, ...], weights: tuple[Tensor, ...], inputs: tuple[Tensor, ...] = ()) -> Any:
+    """`reducer.differentiate` by torch.autograd's own functions, on a weighted sum."""
+    loss, *rest = (
+        torch.dot(*pair) if pair[0].dim() else torch.mul(*pair) for pair in zip(outputs, weights, strict=True)
+    )
+    total = sum(rest, loss)
+    return torch.autograd.grad(total, inputs) if inputs else total.backward()
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """options: of the Config; replaced: (module, name, what stands there instead); where it changes anything."""
+
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    replaced: tuple[Any, str, Any] | None = None
+    nets: tuple[str, ...] = tuple(MODELS)
+    min_ranks: int = 1
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        with mock.patch.object(*self.replaced) if self.replaced else contextlib.nullcontext():
+            if "virtual_ranks" in self.options:
+                be_deterministic()  # as the command does
+            try:
+                yield
+            finally:
+                torch.use_deterministic_algorithms(False)
+
+
+OURS = "ours"
 VARIANTS = {
-    "ordinary": {},
-    "a snapshot every 100 steps": {"snapshot_steps": 100},
-    "8 virtual ranks": {"virtual_ranks": 8},
-    "random affine views": {"augment": 1.0},
+    OURS: Variant(),
+    "a snapshot every 100 steps": Variant({"snapshot_steps": 100}),
+    "8 virtual ranks": Variant({"virtual_ranks": 8}),
+    "random affine views": Variant({"augment": 1.0}),
+    "channels last, not oneDNN's tensors": Variant(
+        replaced=(trainer, "lay_out", lambda model, *_: model.to(memory_format=torch.channels_last)), nets=("cnn",)
+    ),
+    "torch.optim.Adam(fused=True)": Variant(
+        replaced=(trainer, "build_optimizer", lambda parameters, config: TorchAdam(parameters, config.lr, fused=True))
+    ),
+    "torch.autograd's backward": Variant(replaced=(reducer, "differentiate", backward)),
+    "no digits read ahead": Variant(replaced=(loader, "READ_AHEAD", 1)),
+    "gloo, not shared memory": Variant(replaced=(reducer, "share_memory", lambda *_: None), min_ranks=2),
 }
 
 
@@ -39,52 +97,50 @@ def repeated_sample() -> Dataset:
     return dataclasses.replace(sample, train=train)
 
 
-def measure(world: World, model: str, rounds: int) -> dict[str, list[float]]:
-    """variant -> milliseconds a step, one for each round."""
-    digits = repeated_sample()
+def prepare(variant: Variant, model: str, world: World, digits: Dataset, run: RunDirectory | None) -> Trainer:
+    """A trainer that is ready for the first step of its first epoch."""
+    config = Config(model=model, amp="off", epochs=1000, **variant.options)
+    with variant.applied():
+        prepared = Trainer(config, world, digits, Silence(), run and run.saver(model), no_wish)
+        prepared._warm_up()
+    return prepared
+
+
+def measure(world: World, model: str, rounds: int, digits: Dataset) -> dict[str, list[float]]:
+    """variant -> milliseconds a step, one for each round. Variants that change nothing here are left out."""
+    variants = {name: each for name, each in VARIANTS.items() if model in each.nets and world.size >= each.min_ranks}
     with tempfile.TemporaryDirectory() as name:
-        directory = RunDirectory(Path(name)) if world.is_main else None
-        trainers = {
-            variant: Trainer(
-                Config(model=model, amp="off", epochs=rounds + 1, **options),
-                world,
-                digits,
-                Silence(),
-                directory and directory.saver(model),
-                no_wish,
-            )
-            for variant, options in VARIANTS.items()
-        }
-        times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-        for trainer in trainers.values():
-            trainer._warm_up()
+        run = RunDirectory(Path(name)) if world.is_main else None
+        trainers = {name: prepare(variant, model, world, digits, run) for name, variant in variants.items()}
+        times: dict[str, list[float]] = {name: [] for name in variants}
         for number in range(rounds + 1):
-            for variant, trainer in trainers.items():
-                began = time.perf_counter()
-                trainer._run_epoch()
+            for name, variant in variants.items():
+                with variant.applied():
+                    began = time.perf_counter()
+                    trainers[name]._run_epoch()
+                    seconds = time.perf_counter() - began
                 if number:  # the first round warms caches up
-                    times[variant].append(1000 * (time.perf_counter() - began) / trainer.steps)
+                    times[name].append(1000 * seconds / trainers[name].record.steps)
     return times
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="cnn")
+    parser.add_argument("--threads", type=int, default=1, help="of a process")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     flush_denormals()
     with join(timeout=60) as world:
         world.connect(timeout=60)
-        times = measure(world, arguments.model, arguments.rounds)
+        times = measure(world, arguments.model, arguments.rounds, repeated_sample())
         if world.is_main:
-            for variant, each in times.items():
-                ratios = [own / base for own, base in zip(each, times["ordinary"], strict=True)]
-                print(
-                    f"{arguments.model}, {world.size} processes, {variant:26} median {statistics.median(each):6.2f} ms"
-                    f" a step, {statistics.median(ratios):.3f} of ordinary"
-                )
+            print(f"{arguments.model}, {world.size} processes of {arguments.threads} threads, a step of 64 digits:")
+            for name, each in times.items():
+                ratios = [own / base for own, base in zip(each, times[OURS], strict=True)]
+                print(f"{name:36} median {statistics.median(each):6.2f} ms, {statistics.median(ratios):.3f} of ours")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import torch
 from digits import few_digits
 
-from benchmarks import speed_table
+from benchmarks import speed_table, step
 from benchmarks.limits import training_flops
 from benchmarks.linkmodel import Link, Point, errors, fit
 from benchmarks.peers.case import Case, remainder
@@ -142,3 +142,27 @@ def test_a_page_keeps_all_but_what_stands_between_the_marks(tmp_path):
     assert page.read_text() == "before\n<!-- a -->\n| x |\n| --- |\n| 1 |\n<!-- /a -->\nafter\n"
     with pytest.raises(ValueError, match="no <!-- b -->"):
         fill(page, "b", "")
+
+
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_a_step_without_one_of_its_fast_parts_computes_the_same_within_rounding(net):
+    digits = few_digits()
+    weights = {}
+    for name, variant in step.VARIANTS.items():
+        if variant.replaced or name == step.OURS:
+            trainer = step.prepare(variant, net, World(), digits, None)
+            with variant.applied():
+                trainer._run_epoch()
+            weights[name] = torch.cat([tensor.flatten() for tensor in trainer.model.state_dict().values()])
+    for name, each in weights.items():
+        torch.testing.assert_close(each, weights[step.OURS], rtol=1e-3, atol=1e-4, msg=name)
+        assert torch.equal(each, weights[step.OURS]) or step.VARIANTS[name].nets == (net,)
+
+
+def test_steps_are_measured_once_a_round_and_nothing_stays_replaced():
+    before = step.trainer.lay_out, step.reducer.differentiate
+    times = step.measure(World(), "mlp", 2, few_digits())
+    assert step.OURS in times and "gloo, not shared memory" not in times
+    assert all(len(each) == 2 and min(each) > 0 for each in times.values())
+    assert (step.trainer.lay_out, step.reducer.differentiate) == before
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -105,10 +105,16 @@ def keep_freed_memory() -> bool:
     return all(mallopt(name, value) for name, value in settings)
 
 
+def keep_float32() -> None:
+    """Has cuDNN round no float32 convolution to TF32, as it does by default, and choose algorithms that repeat."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+
+
 def be_deterministic() -> None:
     """Has torch use algorithms that give the same bits each time, or raise where there is none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch.use_deterministic_algorithms asks for
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # torch.use_deterministic_algorithms(True), without its import of torch._inductor
 
 
 def die_with_parent() -> None:

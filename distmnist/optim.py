@@ -28,8 +28,8 @@ class Optimizer(abc.ABC):
         self.state: dict[str, list[Tensor]] = {}
 
     @abc.abstractmethod
-    def step(self) -> None:
-        """Updates the parameters from their gradients."""
+    def step(self) -> bool:
+        """Updates the parameters from their gradients. Returns True, which GradScaler hands on unless it skips."""
 
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.parameters]
@@ -43,9 +43,9 @@ class Optimizer(abc.ABC):
         return [{"params": self.parameters, "lr": self.lr, "fused": True, **self.options}]
 
     def state_dict(self) -> dict[str, Any]:
-        """In torch.optim's format: its class can go on from here, and this one from there."""
+        """In torch.optim's format: its class can go on from here, and this one from there. Tensors are on the CPU."""
         numbers, (group,) = range(len(self.parameters)), self.param_groups
-        state = {number: {name: tensors[number] for name, tensors in self.state.items()} for number in numbers}
+        state = {number: {name: tensors[number].cpu() for name, tensors in self.state.items()} for number in numbers}
         return {"state": state, "param_groups": [{**group, "params": list(numbers)}]}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -70,10 +70,11 @@ class Adam(Optimizer):
         self.state = {"step": self.steps, "exp_avg": self.averages, "exp_avg_sq": self.squares}
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> bool:
         self.updates += 1
         tensors = self.parameters, self._gradients(), self.averages, self.squares, [], self.steps
         self.kernel(*tensors, lr=self.lr, **self.constants)
+        return True
 
 
 class AdamW(Adam):
@@ -92,9 +93,10 @@ class SGD(Optimizer):
         self.state = {"momentum_buffer": self.momenta} if momentum else {}
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> bool:
         tensors = self.parameters, self._gradients(), self.momenta
         torch._fused_sgd_(*tensors, lr=self.lr, is_first_step=False, **self.options)
+        return True
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: Config) -> Optimizer:

@@ -46,15 +46,14 @@ class Precision:
     def step(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> bool:
         """Updates the parameters. Returns False if the scaler skipped it because a gradient was not finite.
 
-        With fp16 on CUDA, asking whether it skipped makes the host wait for the device; the schedule needs to know.
+        The scaler makes the host wait for the device to know, once a step; without fp16 nothing is waited for.
         """
         if self.grad_clip:
             self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, self.grad_clip)
-        self.scaler.step(optimizer)
-        before = self.scaler.get_scale()
+        updated = self.scaler.step(optimizer)
         self.scaler.update()
-        return self.scaler.get_scale() >= before
+        return bool(updated) or not self.scaler.is_enabled()
 
     def state_dict(self) -> dict[str, Any]:
         return self.scaler.state_dict()

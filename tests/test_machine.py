@@ -110,3 +110,12 @@ def test_denormal_numbers_count_as_0_once_flushed_where_the_processor_can():
         "assert (tiny * 0.5).any(); assert flush_denormals() != bool((tiny * 0.5).any())"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_exact_runs_are_deterministic_or_an_error_without_importing_a_compiler():
+    """In a process of its own: the setting stays."""
+    code = (
+        "import sys, torch; from distmnist.machine import be_deterministic; be_deterministic();"
+        "assert torch.get_deterministic_debug_mode() == 2 and 'torch._inductor' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

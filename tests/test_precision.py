@@ -11,7 +11,7 @@ from distmnist import machine, precision
 from distmnist.config import Config
 from distmnist.distributed import World
 from distmnist.models import build_model
-from distmnist.optim import learning_rate
+from distmnist.optim import SGD, learning_rate
 from distmnist.precision import Precision, choose_amp
 from distmnist.reducer import ShardLoss
 from distmnist.trainer import fit
@@ -64,7 +64,7 @@ def one_step(amp, gradient, grad_clip=0.0):
     """An SGD update with rate 1 from weights 0. Returns the weights, whether they were updated, the Precision."""
     weights = nn.Parameter(torch.zeros(2))
     engine = Precision(amp, CPU, grad_clip)
-    optimizer = torch.optim.SGD([weights], lr=1.0)
+    optimizer = SGD([weights], lr=1.0)
     engine.scale((weights * torch.tensor(gradient)).sum()).backward()
     return weights.detach(), engine.step(optimizer, [weights]), engine
 

@@ -81,7 +81,7 @@ def from_bytes(content: bytes, name: str) -> dict[str, Any]:
 
 
 def save(folder: Path, snapshot: dict[str, Any]) -> None:
-    """Writes folder/last.pt; the one before becomes folder/prev.pt. OSError: neither was touched."""
+    """Writes folder/last.pt; the one before becomes folder/prev.pt. OSError: the newest of them is whole."""
     write_atomically(folder / LAST, to_bytes(snapshot), old=folder / PREVIOUS)
 
 

@@ -21,6 +21,7 @@ from distmnist.machine import (
     die_with_parent,
     flush_denormals,
     hardware,
+    keep_float32,
     keep_freed_memory,
 )
 from distmnist.models import MODELS
@@ -59,6 +60,8 @@ def run(given: Given) -> int:
             config = describe_run({**given, "amp": amp}, configs, dataset, launch(world))
             directory.write_json("config.json", config)
             directory.become_latest()
+            for net, snapshot in snapshots.items():
+                directory.write_history(net, snapshot)
             header(log, world, common, setting, why, dataset, directory)
         signals = stack.enter_context(Signals())
         stack.enter_context(Heartbeat(world.store, world.rank, world.size, common.timeout, alarm))
@@ -121,8 +124,9 @@ def open_run(
     """Rank 0 opens the run's directory: a new one, the one to resume, or that of the attempt which torchrun restarted.
 
     Returns the options, which are the run's own under what was typed when it is resumed; the directory, on rank 0;
-    and the snapshots to go on from, on rank 0.
+    and the snapshots to go on from, on rank 0. What was typed here of this machine's own stays: nodes may differ in it.
     """
+    own = {name: given[name] for name in ("data_dir", "threads") if name in given}
     directory, snapshots = None, {}
     with world.agreement():
         if world.is_main:
@@ -137,7 +141,7 @@ def open_run(
                 raise UsageError(
                     f"--output {directory.path} holds a run; add --resume to go on with it, or name another"
                 )
-    return from_json(world.announce(to_json(given))), directory, snapshots
+    return from_json(world.announce(to_json(given))) | own, directory, snapshots
 
 
 def launch(world: World) -> Launch:
@@ -149,12 +153,15 @@ def resume(directory: RunDirectory, given: Given, log: Log) -> tuple[Given, dict
 
     Raises UsageError if what was typed would change the result: only the length of a run may change.
     """
-    before = from_json(directory.read_config()["given"])
+    config = directory.read_config()
+    before = from_json(config["given"])
     asked = {name: value for name, value in given.items() if (name, value) != ("amp", "auto")}
     merged = {**before, **asked}
     snapshots = {}
     for net in nets(merged):
-        old, new = resolve(before, net), resolve(merged, net)
+        in_force = config["options"].get(net)  # a recipe may have changed since
+        old = Config(**from_json(in_force)) if in_force else resolve(before, net)
+        new = resolve(merged, net)
         extended = new.epochs > old.epochs and new.schedule == "constant"
         for name, value in new.result_options().items():
             was = getattr(old, name)
@@ -166,7 +173,10 @@ def resume(directory: RunDirectory, given: Given, log: Log) -> tuple[Given, dict
         if trouble:
             log.warn(f"{trouble}; going on from the one before it")
         if snapshot:
-            log.say(f"going on with {net} after step {snapshot['train']['position']:,}")
+            position = snapshot["train"]["position"]
+            if new.max_steps and new.max_steps < position:
+                raise UsageError(f"--max-steps {new.max_steps}: {net} has had {position} steps; name as many, or more")
+            log.say(f"going on with {net} after step {position:,}")
             snapshots[net] = snapshot
     return merged, snapshots
 
@@ -181,7 +191,8 @@ def set_up_machine(world: World, config: Config) -> tuple[str, str]:
         virtual, threads = config.virtual_ranks, config.threads
         if virtual and virtual % world.size:
             raise UsageError(
-                f"--virtual-ranks {virtual} cannot be shared out over {world.size} processes; use 1, 2, 4 ..."
+                f"--virtual-ranks {virtual} cannot be shared out over {world.size} processes; start 1, 2, 4 ...,"
+                f" {virtual} at most"
             )
         if virtual and threads not in (None, 1):
             raise UsageError(
@@ -194,6 +205,8 @@ def set_up_machine(world: World, config: Config) -> tuple[str, str]:
         if world.device.type == "cpu":
             keep_freed_memory()
             flush_denormals()
+        else:
+            keep_float32()
         amp, why = choose_amp(config.amp, world.device)
         statement |= {"--device": world.device.type, "--amp": amp}
     return amp, why

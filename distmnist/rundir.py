@@ -70,6 +70,8 @@ class RunDirectory:
 
     def __init__(self, path: Path, patience: float = 0.0) -> None:
         """Raises UsageError if `path` cannot be written, or another run is still using it after `patience` seconds."""
+        if path.is_symlink():  # runs/latest, which this run may come to be
+            path = path.parent / path.readlink()
         self.path = path
         try:
             self.made = not path.exists()
@@ -121,7 +123,7 @@ class RunDirectory:
         return functools.partial(self.save, model)
 
     def save(self, model: str, snapshot: dict[str, Any]) -> None:
-        """Writes <model>/last.pt, and metrics.jsonl as the snapshot's history tells it."""
+        """Writes <model>/last.pt, then metrics.jsonl."""
         folder = self.path / model
         try:
             folder.mkdir(exist_ok=True)
@@ -129,6 +131,10 @@ class RunDirectory:
             checkpoint.save(folder, {**snapshot, "written": written, "versions": versions()})
         except OSError as error:
             raise RunError(f"{folder} cannot be written: {error.strerror}; the snapshot before is whole") from error
+        self.write_history(model, snapshot)
+
+    def write_history(self, model: str, snapshot: dict[str, Any]) -> None:
+        """Writes <model>/metrics.jsonl as the snapshot tells it; a run killed before may lack the last line."""
         lines = [json.dumps(entry) + "\n" for entry in snapshot["train"]["history"]]
         self.write(f"{model}/metrics.jsonl", "".join(lines).encode())
 

@@ -22,7 +22,7 @@ def no_wish() -> Wish:
 class Signals:
     """While entered: SIGINT and SIGTERM wish to stop, SIGUSR1 for a snapshot. Call it for the wish of this moment.
 
-    In one process a second SIGINT, a second or more after the first, raises KeyboardInterrupt as usual. Under torchrun
+    A second SIGINT raises KeyboardInterrupt as usual, if it comes a second or more after the first: under torchrun
     every Ctrl-C arrives twice, from the terminal and from torchrun.
     """
 

@@ -16,6 +16,7 @@ from distmnist.checkpoint import weights_sha256
 from distmnist.log import Log, Silence
 from distmnist.machine import processor
 from distmnist.models import MODELS
+from distmnist.recipes import RECIPES
 from distmnist.rundir import RunDirectory
 
 SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--threads=1")
@@ -210,6 +211,45 @@ def test_resuming_with_an_option_that_would_change_the_result_is_refused_by_its_
     for typed, told in CHANGES.items():
         assert re.search(f"--resume with {told}", refusal(command("--resume", "--output=a", typed)))
     assert contents("a") == before
+
+
+def test_a_recipe_that_has_changed_since_is_refused_and_may_be_outvoted(command, monkeypatch):
+    monkeypatch.setitem(RECIPES, "fast", {"*": {"lr": 0.002}})
+    command(*SMALL, "--recipe=fast", "--output=a", "--max-steps=3")
+    monkeypatch.setitem(RECIPES, "fast", {"*": {"lr": 0.003}})
+    assert "--resume with --lr 0.003: the run in a has 0.002" in refusal(command("--resume", "--output=a"))
+    assert command("--resume", "--output=a", "--lr=0.002", "--max-steps=5")[0] == 0
+
+
+def test_fewer_steps_than_a_run_has_had_are_refused(command):
+    command(*SMALL, "--output=a", "--max-steps=7")
+    before = contents("a")
+    assert "--max-steps 6: mlp has had 7 steps" in refusal(command("--resume", "--output=a", "--max-steps=6"))
+    assert contents("a") == before
+    assert command("--resume", "--output=a", "--max-steps=7")[0] == 0
+
+
+def test_the_newest_run_is_resumed_by_the_name_latest(command):
+    command(*SMALL, "--max-steps=3")
+    (run,) = (path for path in Path("runs").iterdir() if path.name != "latest")
+    code, out, _ = command("--resume", "--output=runs/latest", "--max-steps=10")
+    assert code == 0 and out[-1] == f"next: python -m export {run}"
+    assert Path("runs/latest").readlink() == Path(run.name) and figures(run)["steps"] == 10
+
+
+def test_a_run_that_is_killed_between_its_last_two_files_loses_no_line_of_metrics(command, monkeypatch):
+    def die_at_the_end(directory, model, snapshot):
+        if len(snapshot["train"]["history"]) == 2:
+            raise MemoryError
+        write(directory, model, snapshot)
+
+    write = RunDirectory.write_history
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(RunDirectory, "write_history", die_at_the_end)
+        command(*SMALL, "--output=a")
+    assert len(Path("a/mlp/metrics.jsonl").read_text().splitlines()) == 1
+    assert command("--resume", "--output=a")[0] == 0
+    assert [json.loads(line)["epoch"] for line in Path("a/mlp/metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
 def test_a_finished_net_is_not_trained_again(command, monkeypatch):

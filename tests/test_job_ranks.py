@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,6 +105,22 @@ def test_ranks_that_were_started_differently_are_told_which_and_how(tmp_path, la
     line = refusal(run_processes(command_with, 3, prepare, last, tmp_path, *SMALL))
     assert "rank 2 on" in line and told in line
     assert os.listdir(tmp_path) == []
+
+
+def note_directory(_):
+    def load(directory):
+        Path(f"loaded-{os.environ['RANK']}").write_text(str(directory))
+        return few_digits()
+
+    data.load = load
+
+
+def test_each_node_reads_its_digits_where_it_was_told_to(tmp_path):
+    answers = run_processes(
+        command_with, 2, note_directory, ["--data-dir=there"], tmp_path, *SMALL, "--output=a", "--data-dir=here"
+    )
+    assert [code for code, *_ in answers] == [0, 0]
+    assert [(tmp_path / f"loaded-{rank}").read_text() for rank in range(2)] == ["here", "there"]
 
 
 def test_a_batch_smaller_than_the_world_is_refused_and_leaves_nothing(tmp_path):

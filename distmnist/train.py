@@ -1,6 +1,6 @@
 """The command: torchrun --nproc_per_node=N -m distmnist.train [options], or python -m distmnist.train with one process.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 SIGINT, 143 SIGTERM. torchrun answers 1 for any of them.
+Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 SIGINT, 143 SIGTERM. torchrun answers 1 for any but 0.
 """
 
 import contextlib
@@ -46,12 +46,13 @@ def fail(message: str, code: int, *, speak: bool, wait: bool) -> int:
     return code
 
 
-def leave(code: int) -> NoReturn:
-    """Ends the process at once. All is written by now, and torch takes half a second to tear its libraries down."""
+def command() -> NoReturn:
+    """Runs `main`, then ends the process at once: all is written by then, and torch would take half a second to go."""
+    code = main()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 if __name__ == "__main__":
-    leave(main())
+    command()

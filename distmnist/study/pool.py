@@ -229,4 +229,4 @@ def stop(running: Sequence[Running]) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    train.leave(train.main())
+    train.command()

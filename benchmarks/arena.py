@@ -1,4 +1,4 @@
-"""Starts the contestants of a benchmark, each in processes of its own that stay, and asks them in turn."""
+"""Starts the contestants of a benchmark one after the other, each in processes of its own, and asks them in turn."""
 
 import contextlib
 import json
@@ -45,12 +45,16 @@ class Contestant:
         try:
             for process in self.processes:
                 print(json.dumps(job), file=process.stdin, flush=True)
-            if answer := self.processes[0].stdout.readline():
-                return json.loads(answer)
         except BrokenPipeError:
-            pass
+            pass  # it has ended, and so will not answer
+        return self.answer(f"asked {job}")
+
+    def answer(self, when: str) -> Any:
+        """The next thing it says, from JSON."""
+        if answer := self.processes[0].stdout.readline():
+            return json.loads(answer)
         last = self.errors.read_text(errors="replace").splitlines()[-20:]
-        raise RuntimeError("\n".join([f"the contestant {self.name} ended while it was asked {job}:", *last]))
+        raise RuntimeError("\n".join([f"the contestant {self.name} ended while it was {when}:", *last]))
 
     def __enter__(self) -> Self:
         return self
@@ -75,6 +79,9 @@ class Arena(contextlib.ExitStack):
         self.count = 0
 
     def start(self, name: str, processes: int = 1) -> Contestant:
-        """name: what `benchmarks.contestant` takes."""
+        """name: what `benchmarks.contestant` takes. Returns when it is ready, and idle until it is asked."""
         self.count += 1
-        return self.enter_context(Contestant(name, self.data_dir, self.folder / f"{self.count}.log", processes))
+        errors = self.folder / f"{self.count}.log"
+        contestant = self.enter_context(Contestant(name, self.data_dir, errors, processes))
+        contestant.answer("started")
+        return contestant

@@ -1,6 +1,6 @@
 """One contestant of `benchmarks.speed`, in a process of its own: reads cases, trains, answers with time and accuracy.
 
-Started by `benchmarks.arena`; a case is a line of JSON on standard input, its answer a line on standard output.
+Started by `benchmarks.arena`. Says "ready" on standard output, then a line of JSON for each that it reads.
 Run by hand: echo '{"net": "mlp", "batch": 64, "digits": 6400}' | python -m benchmarks.contestant ours --data-dir DIR
 """
 
@@ -96,6 +96,8 @@ def main() -> None:
     dataset = data.load(arguments.data_dir)
     with join(timeout=600) as world:
         world.connect(timeout=600)
+        if world.is_main:
+            print(json.dumps("ready"), file=answers, flush=True)
         for line in sys.stdin:
             found = answer(arguments.name, json.loads(line), dataset, world)
             if world.is_main:

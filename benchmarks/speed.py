@@ -1,10 +1,10 @@
 """Training speed of distmnist and of what a user would pick instead, side by side in one interleaved run.
 
-Each contestant is a process of its own that stays for the whole run; they train in turn, case by case and round after
-round. Every time is of one epoch over the same digits, after a warm-up of 10 batches and all compilation; every result
-is evaluated on all test digits by the same code. Medians over the rounds.
+Case by case, each contestant is a new process; they train in turn, round after round. Every time is of one epoch over
+the same digits, after a warm-up of 10 batches and all compilation; every result is evaluated on all test digits by the
+same code. Medians over the rounds.
 
-Run: python -m benchmarks.speed --data-dir DIR [--output DIR] [--page benchmarks/README.md]       25 minutes
+Run: python -m benchmarks.speed --data-dir DIR [--output DIR] [--page benchmarks/README.md]       30 minutes
      python -m benchmarks.speed --data-dir DIR --quick                                            2 minutes
 The peers come with the extra [bench]; those that are not installed are rows that say so.
 """
@@ -42,18 +42,18 @@ QUICK = {"rounds": 1, "batches": [64], "amps": ["off"], "mlp_digits": 19_200, "c
 
 
 def measure(arguments: argparse.Namespace, contestants: list[str]) -> dict[str, Any]:
-    """All rounds. Returns lists of what was measured, each entry with its round and its case."""
+    """All cases. Returns lists of what was measured, each entry with its round and its case."""
     found: dict[str, list[dict[str, Any]]] = {"limits": [], "loader": [], "training": []}
-    with Arena(arguments.data_dir) as arena:
-        limits, loader = arena.start("limits"), arena.start("loader")
-        running = {name: (arena.start(name), None) for name in contestants}
-        if "ours" in contestants:
-            running |= {name: (arena.start("ours", count), 1) for name, count in OURS_BY_PROCESSES.items()}
-        for number in range(1, arguments.rounds + 1):
-            found["limits"].append(limits.ask())
-            for net, amp, batch in itertools.product(arguments.nets, arguments.amps, arguments.batches):
-                case = {"net": net, "batch": batch, "amp": amp}
-                digits = arguments.mlp_digits if net == "mlp" else arguments.cnn_digits
+    for net, amp, batch in itertools.product(arguments.nets, arguments.amps, arguments.batches):
+        case = {"net": net, "batch": batch, "amp": amp}
+        digits = arguments.mlp_digits if net == "mlp" else arguments.cnn_digits
+        with Arena(arguments.data_dir) as arena:
+            found["limits"].append(arena.start("limits").ask())
+            loader = arena.start("loader")
+            running = {name: (arena.start(name), None) for name in contestants}
+            if "ours" in contestants:
+                running |= {name: (arena.start("ours", count), 1) for name, count in OURS_BY_PROCESSES.items()}
+            for number in range(1, arguments.rounds + 1):
                 if amp == arguments.amps[0]:
                     found["loader"].append(case | loader.ask(**case, digits=digits))
                 for name, (contestant, threads) in running.items():
@@ -62,7 +62,7 @@ def measure(arguments: argparse.Namespace, contestants: list[str]) -> dict[str, 
                     answer = contestant.ask(**job, threads=threads, seed=number)
                     found["training"].append({"round": number, "contestant": name, **job, **answer})
                     print(
-                        f"round {number}: {net} batch {batch:<4} amp {amp:4} {name:30}"
+                        f"{net} batch {batch:<4} amp {amp:4} round {number}: {name:30}"
                         f" {answer['images_per_second']:10,.0f} images/s {answer['test_accuracy']:7.2%}",
                         file=sys.stderr,
                         flush=True,

@@ -145,7 +145,7 @@ def aims(measured: Measured) -> list[list[str]]:
 def report(found: Found) -> str:
     """All of it, as Markdown."""
     measured = Measured(found)
-    rounds = len(found["limits"])
+    rounds = max(entry["round"] for entry in found["training"])
     peaks = ", ".join(f"{PRECISIONS[amp]} {peak / 1e9:,.0f}" for amp, peak in measured.peaks.items())
     data = sorted({f"{row['dataset']} ({row['test_digits']:,} test digits)" for row in found["training"]})
     flops = ", ".join(f"{net} {count / 1e6:.2f}" for net, count in found["flops"].items())

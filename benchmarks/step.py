@@ -81,6 +81,7 @@ VARIANTS = {
     "channels last, not oneDNN's tensors": Variant(
         replaced=(trainer, "lay_out", lambda model, *_: model.to(memory_format=torch.channels_last)), nets=("cnn",)
     ),
+    "modules, not bare operations": Variant(replaced=(trainer, "lay_out", lambda model, *_: model), nets=("mlp",)),
     "torch.optim.Adam(fused=True)": Variant(
         replaced=(trainer, "build_optimizer", lambda parameters, config: TorchAdam(parameters, config.lr, fused=True))
     ),

@@ -114,7 +114,7 @@ def keep_float32() -> None:
 def be_deterministic() -> None:
     """Has torch use algorithms that give the same bits each time, or raise where there is none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch.use_deterministic_algorithms asks for
-    torch.set_deterministic_debug_mode("error")  # torch.use_deterministic_algorithms(True), without its import of torch._inductor
+    torch.set_deterministic_debug_mode("error")  # without the second that torch._inductor takes to import
 
 
 def die_with_parent() -> None:

@@ -99,7 +99,10 @@ class RunDirectory:
         """config.json. Raises UsageError if it is not there or cannot be read."""
         path = self.path / "config.json"
         try:
-            return json.loads(path.read_text())
+            config = json.loads(path.read_text())
+            if not isinstance(config, dict) or not {"given", "options"} <= config.keys():
+                raise ValueError("it is not of distmnist")
+            return config
         except FileNotFoundError:
             raise UsageError(
                 f"--resume: {self.path} holds no run (no config.json); name the run with --output"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from digits import few_digits, published, synthetic_files
 
-from distmnist import idx
+from distmnist import data, idx, train
 from distmnist.data import Dataset
 from distmnist.distributed import VARIABLES
 
@@ -36,3 +36,18 @@ def mnist(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     files = synthetic_files()
     monkeypatch.setattr(idx, "FILES", published(files))
     return files
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys, digits):
+    """Runs the command in an empty directory on a few digits. Returns exit code, lines of output, lines of errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "fetch", lambda directory, say: None)
+    monkeypatch.setattr(data, "load", lambda directory: digits)
+
+    def run(*arguments):
+        code = train.main(arguments)
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err.splitlines()
+
+    return run

@@ -10,46 +10,14 @@ import numpy as np
 import pytest
 import torch
 from digits import few_digits
+from one_run import SMALL, contents, figures, refusal
 
-from distmnist import checkpoint, data, plots, summary, train, trainer
+from distmnist import data, plots, summary, train
 from distmnist.checkpoint import weights_sha256
 from distmnist.log import Log, Silence
 from distmnist.machine import processor
 from distmnist.models import MODELS
-from distmnist.recipes import RECIPES
 from distmnist.rundir import RunDirectory
-
-SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--threads=1")
-
-
-@pytest.fixture
-def command(monkeypatch, tmp_path, capsys, digits):
-    """Runs the command in an empty directory on a few digits. Returns exit code, lines of output, lines of errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "fetch", lambda directory, say: None)
-    monkeypatch.setattr(data, "load", lambda directory: digits)
-
-    def run(*arguments):
-        code = train.main(arguments)
-        out, err = capsys.readouterr()
-        return code, out.splitlines(), err.splitlines()
-
-    return run
-
-
-def refusal(answer):
-    """The one line with which the command refused."""
-    code, out, err = answer
-    assert (code, out, len(err)) == (2, [], 1)
-    return err[0]
-
-
-def contents(folder):
-    return {str(path): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file() and path.name != ".lock"}
-
-
-def figures(run, net="mlp"):
-    return json.loads(Path(run, "summary.json").read_text())["models"][net]
 
 
 def test_a_run_of_both_nets_leaves_the_files_and_figures_of_the_contract(command):
@@ -186,113 +154,6 @@ def test_an_output_that_cannot_be_written_or_resumed_is_refused_and_nothing_is_m
     Path("broken").mkdir()
     Path("broken/config.json").write_text("{")
     assert "broken/config.json cannot be read" in refusal(command("--resume", "--output=broken"))
-
-
-CHANGES = {
-    "--lr=0.5": "--lr 0.5: .* has 0.001",
-    "--batch-size=50": "--batch-size 50: .* has 60",
-    "--seed=3": "--seed 3: .* has 0",
-    "--dropout=0.1": "--dropout 0.1: .* has 0.0",
-    "--activation=tanh": "--activation tanh: .* has relu",
-    "--optimizer=sgd": "--optimizer sgd: .* has adam",
-    "--weight-decay=0.1": "--weight-decay",
-    "--grad-clip=1": "--grad-clip",
-    "--val-fraction=0.1": "--val-fraction",
-    "--schedule=cosine": "--schedule cosine: .* has constant",
-    "--recipe=best": "--(lr|schedule)",
-    "--amp=bf16": "--amp bf16: .* has off",
-    "--epochs=1": "--epochs 1: .* has 2",
-}
-
-
-def test_resuming_with_an_option_that_would_change_the_result_is_refused_by_its_name(command):
-    command(*SMALL, "--output=a")
-    before = contents("a")
-    for typed, told in CHANGES.items():
-        assert re.search(f"--resume with {told}", refusal(command("--resume", "--output=a", typed)))
-    assert contents("a") == before
-
-
-def test_a_recipe_that_has_changed_since_is_refused_and_may_be_outvoted(command, monkeypatch):
-    monkeypatch.setitem(RECIPES, "fast", {"*": {"lr": 0.002}})
-    command(*SMALL, "--recipe=fast", "--output=a", "--max-steps=3")
-    monkeypatch.setitem(RECIPES, "fast", {"*": {"lr": 0.003}})
-    assert "--resume with --lr 0.003: the run in a has 0.002" in refusal(command("--resume", "--output=a"))
-    assert command("--resume", "--output=a", "--lr=0.002", "--max-steps=5")[0] == 0
-
-
-def test_fewer_steps_than_a_run_has_had_are_refused(command):
-    command(*SMALL, "--output=a", "--max-steps=7")
-    before = contents("a")
-    assert "--max-steps 6: mlp has had 7 steps" in refusal(command("--resume", "--output=a", "--max-steps=6"))
-    assert contents("a") == before
-    assert command("--resume", "--output=a", "--max-steps=7")[0] == 0
-
-
-def test_the_newest_run_is_resumed_by_the_name_latest(command):
-    command(*SMALL, "--max-steps=3")
-    (run,) = (path for path in Path("runs").iterdir() if path.name != "latest")
-    code, out, _ = command("--resume", "--output=runs/latest", "--max-steps=10")
-    assert code == 0 and out[-1] == f"next: python -m export {run}"
-    assert Path("runs/latest").readlink() == Path(run.name) and figures(run)["steps"] == 10
-
-
-def test_a_run_that_is_killed_between_its_last_two_files_loses_no_line_of_metrics(command, monkeypatch):
-    def die_at_the_end(directory, model, snapshot):
-        if len(snapshot["train"]["history"]) == 2:
-            raise MemoryError
-        write(directory, model, snapshot)
-
-    write = RunDirectory.write_history
-    with monkeypatch.context() as patched, pytest.raises(MemoryError):
-        patched.setattr(RunDirectory, "write_history", die_at_the_end)
-        command(*SMALL, "--output=a")
-    assert len(Path("a/mlp/metrics.jsonl").read_text().splitlines()) == 1
-    assert command("--resume", "--output=a")[0] == 0
-    assert [json.loads(line)["epoch"] for line in Path("a/mlp/metrics.jsonl").read_text().splitlines()] == [1, 2]
-
-
-def test_a_finished_net_is_not_trained_again(command, monkeypatch):
-    command(*SMALL, "--output=a")
-    before = contents("a")
-    monkeypatch.setattr(trainer.Trainer, "_step", lambda *_: pytest.fail("trains again"))
-    assert command("--resume", "--output=a", *SMALL)[0] == 0
-    after = contents("a")
-    kept = ("a/mlp/last.pt", "a/mlp/prev.pt", "a/mlp/metrics.jsonl")
-    assert [after[name] for name in kept] == [before[name] for name in kept]
-    assert figures("a") == json.loads(before["a/summary.json"])["models"]["mlp"]
-
-
-def test_a_run_may_be_extended_under_the_constant_schedule_and_not_under_another(command):
-    command(*SMALL, "--output=whole", "--epochs=3")
-    command(*SMALL, "--output=a")
-    assert command("--resume", "--output=a", "--epochs=3")[0] == 0
-    assert figures("a")["weights_sha256"] == figures("whole")["weights_sha256"]
-    assert [json.loads(line)["epoch"] for line in Path("a/mlp/metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
-    for schedule in ("cosine", "onecycle"):
-        command(*SMALL, f"--output={schedule}", f"--schedule={schedule}")
-        assert "--epochs 3" in refusal(command("--resume", f"--output={schedule}", "--epochs=3"))
-
-
-def test_a_run_whose_newest_snapshot_is_damaged_goes_on_from_the_one_before_and_says_so(command):
-    command(*SMALL, "--output=a")
-    whole = figures("a")["weights_sha256"]
-    last = Path("a/mlp/last.pt")
-    last.write_bytes(last.read_bytes()[:-1])
-    code, _, err = command("--resume", "--output=a")
-    assert code == 0 and len(err) == 1
-    assert "WARNING: a/mlp/last.pt is damaged" in err[0] and "going on from the one before" in err[0]
-    assert figures("a")["weights_sha256"] == whole
-    for name in (checkpoint.LAST, checkpoint.PREVIOUS):
-        Path("a/mlp", name).write_bytes(b"")
-    assert "a/mlp/last.pt is damaged" in refusal(command("--resume", "--output=a"))
-
-
-def test_resuming_on_other_digits_is_refused(command, monkeypatch):
-    command(*SMALL, "--output=a", "--max-steps=2")
-    monkeypatch.setattr(data, "load", lambda directory: few_digits(train=299))
-    code, _, err = command("--resume", "--output=a", "--max-steps=4")
-    assert code == 2 and len(err) == 1 and "name the right --data-dir" in err[0]
 
 
 def test_a_run_that_cannot_go_on_answers_1_with_one_line(command, monkeypatch):

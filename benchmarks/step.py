@@ -63,13 +63,13 @@ class Variant:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        with mock.patch.object(*self.replaced) if self.replaced else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if self.replaced:
+                stack.enter_context(mock.patch.object(*self.replaced))
             if "virtual_ranks" in self.options:
                 be_deterministic()  # as the command does
-            try:
-                yield
-            finally:
-                torch.use_deterministic_algorithms(False)
+                stack.callback(torch.set_deterministic_debug_mode, "default")
+            yield
 
 
 OURS = "ours"
@@ -91,6 +91,11 @@ VARIANTS = {
 }
 
 
+def variants(model: str, ranks: int) -> dict[str, Variant]:
+    """Those that change something here."""
+    return {name: each for name, each in VARIANTS.items() if model in each.nets and ranks >= each.min_ranks}
+
+
 def repeated_sample() -> Dataset:
     """The sample's training digits, five times over."""
     sample = data.load_sample()
@@ -108,14 +113,14 @@ def prepare(variant: Variant, model: str, world: World, digits: Dataset, run: Ru
 
 
 def measure(world: World, model: str, rounds: int, digits: Dataset) -> dict[str, list[float]]:
-    """variant -> milliseconds a step, one for each round. Variants that change nothing here are left out."""
-    variants = {name: each for name, each in VARIANTS.items() if model in each.nets and world.size >= each.min_ranks}
+    """variant -> milliseconds a step, one for each round."""
+    those = variants(model, world.size)
     with tempfile.TemporaryDirectory() as name:
         run = RunDirectory(Path(name)) if world.is_main else None
-        trainers = {name: prepare(variant, model, world, digits, run) for name, variant in variants.items()}
-        times: dict[str, list[float]] = {name: [] for name in variants}
+        trainers = {name: prepare(variant, model, world, digits, run) for name, variant in those.items()}
+        times: dict[str, list[float]] = {name: [] for name in those}
         for number in range(rounds + 1):
-            for name, variant in variants.items():
+            for name, variant in those.items():
                 with variant.applied():
                     began = time.perf_counter()
                     trainers[name]._run_epoch()

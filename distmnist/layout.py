@@ -4,7 +4,7 @@ Channels last is what tensor cores want, and oneDNN under autocast. On an x86 CP
 faster yet, by a sixth of a CNN step: channels in blocks of 16, one AVX-512 register, and a max pooling that remembers
 places in a byte each instead of eight. `Tensor.to_mkldnn` is PyTorch's door to them; mkldnn was oneDNN's name.
 
-The fully connected net's step is so short that calling modules and looking up their parameters is 4 % of it.
+The fully connected net's step is so short that calling modules and looking up their parameters is a twentieth of it.
 """
 
 import torch

@@ -10,7 +10,8 @@ from distmnist.data import Digits
 from distmnist.sampler import Share
 
 READ_AHEAD = 2048
-"""Digits that are gathered and normalised at once: 6.4 MB. Four operations on 64 digits are mostly their overhead."""
+"""Digits that are gathered and normalised at once: 6.4 MB. Four operations on 64 digits are mostly their overhead, and
+each time they evict the weights from the cache."""
 
 
 class Shard(NamedTuple):

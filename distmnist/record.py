@@ -23,7 +23,7 @@ class Record:
         self.target = min(self.total, config.max_steps or self.total)
         self.position = self.updates = 0
         self.loss_sum = 0.0
-        self.train_seconds = self.epoch_seconds = 0.0
+        self.started = self.train_seconds = self.epoch_seconds = 0.0
         self.history: list[dict[str, Any]] = []
 
     def start_clock(self) -> None:

@@ -55,7 +55,7 @@ def differentiate(
 ) -> tuple[Tensor, ...]:
     """Adds the gradient of the weighted sum of `outputs` to the parameters'; with `inputs`, returns it, for them alone.
 
-    What torch.autograd's backward and grad do, by the engine below them: the same bits. Around it they add a twelfth of
+    What torch.autograd's backward and grad do, by the engine below them: the same bits. Around it they add a tenth of
     an mlp step, and they import sympy if there are weights. Its name is private to torch: a test holds it against both.
     """
     engine = torch.autograd.Variable._execution_engine

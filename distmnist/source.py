@@ -75,8 +75,9 @@ def check_size(path: Path) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
                 size = sum(entry.file_size for entry in archive.infolist())
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # the last: of a later ZIP version
-            return  # for checkpoint to refuse, with its own words
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            # No archive, or one of a later ZIP version: checkpoint reads it next, and refuses it in its own words.
+            return
     if size > MAX_BYTES:
         raise UsageError(f"{path} is too large for a snapshot: {size:,} bytes, the limit is {MAX_BYTES:,}")
 

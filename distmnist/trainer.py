@@ -155,7 +155,7 @@ class Trainer:
             self._stop_clock()
 
     def _stop_clock(self) -> None:
-        """Waits for what was begun first."""
+        """Once the device has done what was begun."""
         self._read(self.ballots.drain())
         self.record.stop_clock()
 

@@ -119,3 +119,13 @@ def test_exact_runs_are_deterministic_or_an_error_without_importing_a_compiler()
         "assert torch.get_deterministic_debug_mode() == 2 and 'torch._inductor' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_convolutions_on_cuda_keep_float32_and_repeat():
+    """In a process of its own: the settings stay."""
+    code = (
+        "from torch.backends import cudnn; from distmnist.machine import keep_float32;"
+        "assert cudnn.allow_tf32 and not cudnn.deterministic; keep_float32();"
+        "assert not cudnn.allow_tf32 and cudnn.deterministic"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -15,7 +15,10 @@ from distmnist.models import CNN, FullyConnectedNN
 
 
 class Blocked(nn.Module):
-    """A CNN whose features are computed on oneDNN's tensors; its parameters are the CNN's own."""
+    """A CNN with ReLU, on oneDNN's tensors as far as its last pooling; its parameters are the CNN's own.
+
+    Its last ReLU is on an ordinary tensor, where a call costs a sixth of what it does on oneDNN's: 2 % of a step.
+    """
 
     def __init__(self, cnn: CNN) -> None:
         super().__init__()
@@ -23,7 +26,9 @@ class Blocked(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images, float32 [n, 1, 28, 28] -> logits, float32 [n, 10]: the CNN's, but for rounding."""
-        return self.cnn.classify(self.cnn.features(images.to_mkldnn()).to_dense())
+        x = functional.relu(self.cnn.pool(self.cnn.conv1(images.to_mkldnn())))
+        x = self.cnn.pool(self.cnn.conv2(x)).to_dense()
+        return self.cnn.classify(functional.relu_(x))  # nothing else reads what it overwrites
 
 
 class Bare(nn.Module):

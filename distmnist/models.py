@@ -49,14 +49,9 @@ class CNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images, float [n, 1, 28, 28] -> logits, float [n, 10]."""
-        return self.classify(self.features(images))
-
-    def features(self, images: Tensor) -> Tensor:
-        """Normalised images, float [n, 1, 28, 28] -> what the convolutions make of them, float [n, 64, 7, 7].
-
-        `distmnist.layout` calls it with oneDNN's tensors, too; a net of other operations is a class of its own.
-        """
-        return self._activate_and_pool(self.conv2(self._activate_and_pool(self.conv1(images))))
+        x = self._activate_and_pool(self.conv1(images))
+        x = self._activate_and_pool(self.conv2(x))
+        return self.classify(x)
 
     def classify(self, features: Tensor) -> Tensor:
         """The convolutions' features, float [n, 64, 7, 7] -> logits, float [n, 10]."""

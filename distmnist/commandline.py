@@ -5,16 +5,27 @@ python -m distmnist.commandline [options of distmnist.train]    only checks them
 
 import argparse
 import dataclasses
+import os
 import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from distmnist.config import Config, RunError, UsageError, option_flag, positive, resolve, value_type
 
+PATIENCE = 3.0
+"""Seconds that the other ranks leave to rank 0 to speak: torchrun ends them all as soon as one has left."""
+
 
 class Parser(argparse.ArgumentParser):
+    """argparse's, with one line for wrong usage, and `--help` from rank 0 alone."""
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; --help lists the options")
+
+    def print_help(self, file: IO[str] | None = None) -> None:
+        if is_first("RANK"):
+            super().print_help(file)
 
 
 def add_options(
@@ -81,17 +92,29 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def answer(work: Callable[[], int]) -> int:
-    """What `work` returns, or the exit code of what it raises, whose one line goes to standard error."""
+    """What `work` returns, or the exit code of what it raises, whose one line rank 0 says."""
     try:
         return work()
     except UsageError as error:
-        code, message = 2, error
+        return fail(str(error), 2)
     except RunError as error:
-        code, message = 1, error
+        return fail(str(error), 1)
     except KeyboardInterrupt:
         return 130
-    print(f"distmnist: {message}", file=sys.stderr, flush=True)
+
+
+def fail(message: str, code: int, speaker: str = "RANK") -> int:
+    """Says it on standard error, where the environment's `speaker` is 0 or there are no ranks. Returns `code`."""
+    if not is_first("RANK"):
+        time.sleep(PATIENCE)
+    if is_first(speaker):
+        print(f"distmnist: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def is_first(name: str) -> bool:
+    """Whether this process's number `name`, "RANK" or "LOCAL_RANK", is 0."""
+    return os.environ.get(name, "0") == "0"
 
 
 def check() -> int:

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distmnist.commandline import Parser
-from distmnist.config import RunError, UsageError
+from distmnist.commandline import Parser, answer, fail
+from distmnist.config import UsageError
 
 OPSETS, DEFAULT_OPSET = range(18, 26), 18
 LINES = 6
@@ -50,24 +50,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        given = parse(arguments)
-        from . import job  # imports torch and onnx: 2 s that a mistyped option need not take
+    return answer(lambda: work(arguments))
 
-        try:
-            if given.verify:
-                job.verify(given.verify, given.path, given.data_dir)
-            else:
-                job.export(given.path, given.output, given.data_dir, given.opset or DEFAULT_OPSET, given.int8)
-        except job.ParityError as error:
-            return failed(error.failures, error.where)
-        return 0
-    except UsageError as error:
-        return fail(str(error), 2)
-    except RunError as error:
-        return fail(str(error), 1)
-    except KeyboardInterrupt:
-        return 130
+
+def work(arguments: Sequence[str] | None) -> int:
+    given = parse(arguments)
+    from . import job  # imports torch and onnx: 2 s that a mistyped option need not take
+
+    try:
+        if given.verify:
+            job.verify(given.verify, given.path, given.data_dir)
+        else:
+            job.export(given.path, given.output, given.data_dir, given.opset or DEFAULT_OPSET, given.int8)
+    except job.ParityError as error:
+        return failed(error.failures, error.where)
+    return 0
 
 
 def failed(failures: list[str], where: str) -> int:
@@ -75,11 +72,6 @@ def failed(failures: list[str], where: str) -> int:
         print(f"FAILED {line}", file=sys.stderr)
     more = len(failures) - LINES
     return fail(where + (f" ({more} more failures)" if more > 0 else ""), 3)
-
-
-def fail(message: str, code: int) -> int:
-    print(f"distmnist: {message}", file=sys.stderr, flush=True)
-    return code
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from digits import few_digits, put
 from ranks import run_processes
 
-from distmnist import data, job, train
+from distmnist import commandline, data, job, train
 from distmnist.config import RunError, UsageError
 
 SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--timeout=30", "--threads=1")
@@ -22,7 +22,7 @@ def command(folder, *arguments, last=(), prepare=None):
     os.chdir(folder)
     data.fetch = lambda directory, say: None
     data.load = lambda directory: few_digits()
-    train.PATIENCE = 0.1
+    commandline.PATIENCE = 0.1
     is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
     if prepare:
         prepare(is_last)
@@ -54,7 +54,7 @@ def test_rank_0_speaks_and_the_others_leave_it_a_moment_to(monkeypatch, capsys, 
     waited = []
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("LOCAL_RANK", str(rank))
-    monkeypatch.setattr(train.time, "sleep", waited.append)
+    monkeypatch.setattr(commandline.time, "sleep", waited.append)
 
     def fail(_):
         raise raised
@@ -62,7 +62,7 @@ def test_rank_0_speaks_and_the_others_leave_it_a_moment_to(monkeypatch, capsys, 
     monkeypatch.setattr(job, "run", fail)
     assert train.main(arguments) == code
     assert len(capsys.readouterr().err.splitlines()) == (rank == 0)
-    assert waited == [train.PATIENCE] * rank and train.PATIENCE >= 1
+    assert waited == [commandline.PATIENCE] * rank and commandline.PATIENCE >= 1
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -7,17 +7,13 @@ Every line is ok, a warning or a problem with what to do about it. Exit codes: 0
 """
 
 import argparse
-import contextlib
 import dataclasses
-import io
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from distmnist.commandline import Parser, add_options
-from distmnist.config import Config, RunError, UsageError
-from distmnist.train import fail
+from distmnist.commandline import Parser, add_options, answer
+from distmnist.config import Config
 
 OPTIONS = ("data_dir", "output", "device", "amp", "threads", "timeout")
 """Fields of `Config` that the doctor takes: give those that the training will be given."""
@@ -47,19 +43,14 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Config, dict[str, Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    rank = os.environ.get("RANK", "0")
-    try:
-        with contextlib.nullcontext() if rank == "0" else contextlib.redirect_stdout(io.StringIO()):
-            config, own = parse(arguments)
-        from distmnist.doctor import examination  # imports torch: 2 s that --help and a mistyped option need not take
+    return answer(lambda: work(arguments))
 
-        return examination.run(config, own["endpoint"], as_json=own["json"])
-    except UsageError as error:
-        return fail(str(error), 2, speak=rank == "0", wait=rank != "0")
-    except RunError as error:
-        return fail(str(error), 1, speak=rank == "0", wait=rank != "0")
-    except KeyboardInterrupt:
-        return 130
+
+def work(arguments: Sequence[str] | None) -> int:
+    config, own = parse(arguments)
+    from distmnist.doctor import examination  # imports torch: 2 s that --help and a mistyped option need not take
+
+    return examination.run(config, own["endpoint"], as_json=own["json"])
 
 
 if __name__ == "__main__":

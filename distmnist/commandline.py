@@ -104,7 +104,10 @@ def answer(work: Callable[[], int]) -> int:
 
 
 def fail(message: str, code: int, speaker: str = "RANK") -> int:
-    """Says it on standard error, where the environment's `speaker` is 0 or there are no ranks. Returns `code`."""
+    """Has the process speak, on standard error, whose environment's `speaker` is 0 or absent. Returns `code`.
+
+    All but rank 0 wait first, for rank 0 to speak.
+    """
     if not is_first("RANK"):
         time.sleep(PATIENCE)
     if is_first(speaker):

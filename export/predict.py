@@ -290,9 +290,12 @@ OFF_CENTRE = 1.0
 """Pixels. MNIST's digits have their centre of mass within 0.5 of CENTRE, each and every one of the 70,000."""
 
 
+BLANK, SEVERAL = "blank: no ink found", "several blobs: the largest was read"
+
+
 def open_image(source: "str | os.PathLike[str] | bytes | Image") -> "Image":
     """A Pillow image, upright, unpacked. Raises PredictError: not a PNG or JPEG, damaged, too large, animated."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if isinstance(source, Image.Image):
         return source
@@ -315,7 +318,7 @@ def open_image(source: "str | os.PathLike[str] | bytes | Image") -> "Image":
                 raise PredictError(f"is animated ({image.n_frames} frames); save one of them")
             image.draft(None, (4 * WORKING, 4 * WORKING))
             image.load()
-            return ImageOps.exif_transpose(image)
+            return upright(image)
         except Image.UnidentifiedImageError:
             raise PredictError("is not a PNG or JPEG image") from None
         except Image.DecompressionBombError:
@@ -324,6 +327,16 @@ def open_image(source: "str | os.PathLike[str] | bytes | Image") -> "Image":
             raise
         except Exception as error:  # decoders fail in many ways: OSError, SyntaxError, struct.error, zlib.error ...
             raise PredictError(f"is damaged: {str(error) or type(error).__name__}".splitlines()[0]) from error
+
+
+def upright(image: "Image") -> "Image":
+    """The image turned as its EXIF block says; as it is if that block is damaged, which viewers do, too."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # whatever the block's decoder fails with: SyntaxError, struct.error, ValueError ...
+        return image
 
 
 def prepare(image: "Image") -> tuple[np.ndarray, list[str]]:
@@ -338,7 +351,7 @@ def prepare(image: "Image") -> tuple[np.ndarray, list[str]]:
         border = np.concatenate([grey[:2].ravel(), grey[-2:].ravel(), grey[:, :2].ravel(), grey[:, -2:].ravel()])
         if np.median(border) < 64 and grey.mean() < 128:
             pixels = np.round(grey).astype(np.uint8)
-            remarks = [] if pixels.max() >= 64 else ["blank: no ink found"]
+            remarks = [] if pixels.max() >= 64 else [BLANK]
             return (centred(pixels) if off_centre(pixels) > OFF_CENTRE else pixels), remarks
     return from_photograph(planes)
 
@@ -349,7 +362,8 @@ def to_planes(image: "Image") -> np.ndarray:
 
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float32)
-        image = Image.fromarray(values / 257 if values.max(initial=0) > 255 else values)
+        bits = max(8, int(np.ceil(np.log2(max(float(values.max()), 1) + 1))))  # 10 or 12 of 16 may be in use
+        image = Image.fromarray(values * np.float32(255 / (2**bits - 1)))
     elif "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
     elif image.mode in ("1", "L"):
@@ -368,100 +382,427 @@ def to_planes(image: "Image") -> np.ndarray:
     return colours * alpha + (255.0 if inked < 128 else 0.0) * (1 - alpha)
 
 
+def from_drawing(ink: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Ink, float32 [h, w] in 0 to 1, that need not be told from paper -> uint8 [28, 28] and warnings.
+
+    The report's page does the same with what is drawn there: distmnist/report/net.js. Keep the two in sync.
+    """
+    peak = float(ink.max())
+    if peak < LEVELS[0] or float(ink.min()) > 0.1 * peak:
+        return np.zeros((SIDE, SIDE), np.uint8), [BLANK]
+    mask = ink > 0.25 * peak
+    labels, count = labelled(mask)
+    digit = with_what_is_near(labels == np.bincount(labels[mask]).argmax(), mask)
+    rest = np.bincount(labels[mask & ~digit], minlength=count)
+    several = rest.max() > 0.15 * np.count_nonzero(digit)
+    return drawn(ink, digit), [SEVERAL] if several else []
+
+
 def from_photograph(planes: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """float32 [h, w, c] -> uint8 [28, 28] and warnings."""
-    depth = ink_depth(resized(planes, min(WORKING, max(planes.shape[:2]))))
-    found = find_blob(depth)
+    """float32 [h, w, c] -> uint8 [28, 28] and warnings.
+
+    The digit is looked for in the whole image at WORKING pixels; what the net sees is then made from a closer look.
+    """
+    from PIL import Image
+
+    small = overview(planes)
+    found = find_digit(smoothed(toned(small, main_axis(small))))
     if found is None:
-        return np.zeros((SIDE, SIDE), np.uint8), ["blank: no ink found"]
-    mask, several = found
-    top, bottom, left, right = box(mask)
-    scale = max(planes.shape[:2]) / max(mask.shape)
-    if scale > 1.5 and max(bottom - top, right - left) < WORKING / 3:  # a small digit on a large sheet: look closer
-        margin = 0.6 * max(bottom - top, right - left)
-        rows = slice(max(0, int((top - margin) * scale)), int((bottom + margin) * scale))
-        columns = slice(max(0, int((left - margin) * scale)), int((right + margin) * scale))
-        closer = planes[rows, columns]
-        closer_depth = ink_depth(resized(closer, min(WORKING, max(closer.shape[:2]))))
-        if closer_found := find_blob(closer_depth):
-            depth, mask = closer_depth, closer_found[0]
+        return np.zeros((SIDE, SIDE), np.uint8), [BLANK]
+    digit, relative, remarks = found
+    scale = max(planes.shape) / max(small.shape)
+    top, bottom, left, right = box(digit)
+    if scale > 1.5 and max(bottom - top, right - left) < WORKING / 3:  # small in a large image: find its strokes again
+        rows, columns = around(digit, 0.6, scale)
+        again = overview(planes[rows, columns])
+        found = find_digit(smoothed(toned(again, main_axis(again))))
+        middle = again.shape[0] // 2, again.shape[1] // 2
+        if found is not None and all(
+            a < at < b for a, at, b in zip(box(found[0])[::2], middle, box(found[0])[1::2], strict=True)
+        ):
+            planes, small, (digit, relative, _) = planes[rows, columns], again, found
+            scale = max(planes.shape) / max(small.shape)
+    beside = grown(digit, 4) & ~grown(digit, 2)
+    axis = small[digit].mean(0) - small[beside if beside.any() else ~digit].mean(0)
+    light = bool(axis.sum() > 0)
+    rows, columns = around(digit, 0.3, scale)
+    closer = toned(planes[rows, columns], axis if light else -axis)
+    closer = resized(closer[..., None], min(WORKING, max(closer.shape)))[..., 0]
+    part = columns.start / scale, rows.start / scale, columns.stop / scale, rows.stop / scale
+    near = Image.fromarray(grown(digit, 2).astype(np.float32)).resize(
+        closer.shape[::-1],
+        Image.Resampling.BILINEAR,
+        box=(*part[:2], min(part[2], digit.shape[1]), min(part[3], digit.shape[0])),
+    )
+    depth = ink_depth(smoothed(closer), light) * (np.asarray(near) > 0.5)
+    peak = float(depth.max())
+    if peak == 0:
+        return np.zeros((SIDE, SIDE), np.uint8), [BLANK]
+    return drawn(depth, depth > min(max(relative, 0.2), 0.6) * peak), remarks
+
+
+def around(digit: np.ndarray, share: float, scale: float) -> tuple[slice, slice]:
+    """Rows and columns of an image `scale` times as large as bool [h, w]: the digit and a share of its size around."""
+    top, bottom, left, right = box(digit)
+    margin = share * max(bottom - top, right - left)
+    return tuple(
+        slice(max(0, int((low - margin) * scale)), min(round(size * scale), round((high + margin) * scale)))
+        for low, high, size in ((top, bottom, digit.shape[0]), (left, right, digit.shape[1]))
+    )
+
+
+def overview(planes: np.ndarray) -> np.ndarray:
+    """float32 [h, w, c] with as many pixels as a square of WORKING has, the longer side at most twice WORKING."""
+    height, width = planes.shape[:2]
+    return resized(planes, round(min(max(height, width) * WORKING / (height * width) ** 0.5, 2 * WORKING)))
+
+
+def drawn(depth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """float32 [h, w], where the digit is, bool [h, w] -> uint8 [28, 28], as MNIST's digits were made."""
     full = np.percentile(depth[mask], 75)
     ink = np.clip((depth / full - 0.1) / 0.8, 0, 1) * grown(mask, 1)
     top, bottom, left, right = box(ink > 0.2)
-    pixels = centred(np.round(255 * fitted(ink[top:bottom, left:right])).astype(np.uint8))
-    return pixels, ["several blobs: the largest was read"] if several else []
+    return centred(np.round(255 * fitted(ink[top:bottom, left:right])).astype(np.uint8))
 
 
-def ink_depth(planes: np.ndarray) -> np.ndarray:
-    """float32 [h, w, c] -> float32 [h, w]: by how much each pixel differs from the paper around it, 0 for paper.
+# The digit among paper, tables, lines and boxes ----------------------------------------------------------------------
 
-    Paper is what is left when everything narrower than a third of the image has been filled in, so shadows wider than
-    that belong to it, hard-edged or soft. Ink is the rarer of the two, in each colour by itself.
+LEVELS = (0.06, 0.09, 0.13, 0.19, 0.27, 0.38, 0.52, 0.7)
+"""Thresholds at which ink is looked for, as shares of the paper's brightness: each half as high again as the last."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Piece:
+    """A connected piece of what is darker, or lighter, than the paper around it by more than `level`.
+
+    labels, number: it is `labels == number`. box: top, bottom, left, right. depth: the most by which it differs.
+    support: the share of its outline where the image has an edge; girth: the side of the largest square in it.
     """
-    reach = max(planes.shape[:2]) // 6
-    depths = []
-    for plane in np.moveaxis(planes, 2, 0):
-        plane = blurred(plane, 1) if min(plane.shape) > 2 * SIDE else plane
-        departure = plane - blurred(plane, max(planes.shape[:2]) // 4)
-        if (departure**3).sum() < 0:
-            paper = eroded(dilated(plane, reach), reach)
-            depth = (paper - plane) / np.maximum(paper, 32)
-        else:
-            paper = dilated(eroded(plane, reach), reach)
-            depth = (plane - paper) / 255
-        depths.append(np.maximum(depth - np.median(depth), 0))
-    return np.sqrt(np.square(depths).mean(0))
+
+    light: bool
+    level: float
+    labels: np.ndarray
+    number: int
+    box: tuple[int, int, int, int]
+    area: int
+    depth: float
+    strength: float
+    support: float
+    whole: float
+    girth: int
+
+    @property
+    def mask(self) -> np.ndarray:
+        return self.labels == self.number
+
+    @property
+    def inside(self) -> bool:
+        top, bottom, left, right = self.box
+        return min(top, left) > 0 and bottom < self.labels.shape[0] and right < self.labels.shape[1]
+
+    @property
+    def height(self) -> int:
+        return self.box[1] - self.box[0]
+
+    @property
+    def width(self) -> int:
+        return self.box[3] - self.box[2]
+
+    @property
+    def score(self) -> float:
+        """High for what is large and strong, has edges and is whole in the image. A line is long, but not large."""
+        size = (self.height * self.width) ** 0.5
+        return (3 if self.inside else 1) * (self.support * self.whole) ** 8 * self.strength * size
+
+    def has_the_form_of_strokes(self) -> bool:
+        return self.support >= 0.6 and self.girth <= max(3, 0.34 * max(self.height, self.width))
+
+    def is_thin(self) -> bool:
+        return self.support > 0.93 and self.girth - 1 <= 0.28 * max(self.height, self.width)
+
+    def is_compact(self) -> bool:
+        """Whether filling it across and down adds little, as with a one and with what a digit's stroke encloses."""
+        mask = self.mask
+        filled = max(np.count_nonzero(filled_along(mask)), np.count_nonzero(filled_along(mask.T)))
+        return filled <= 1.25 * self.area
+
+    def surrounds(self, other: "Piece") -> bool:
+        """Whether this piece is above, below, left and right of the other's box, on the lines of its middle."""
+        low, high = other.box[::2], other.box[1::2]
+        if not all(a < b and c < d for a, b, c, d in zip(self.box[::2], low, high, self.box[1::2], strict=True)):
+            return False
+        row, column = (sum(ends) // 2 for ends in zip(low, high, strict=True))
+        across, down = self.labels[row] == self.number, self.labels[:, column] == self.number
+        return bool(
+            across[: low[1] - 1].any()
+            and across[high[1] + 1 :].any()
+            and down[: low[0] - 1].any()
+            and down[high[0] + 1 :].any()
+        )
 
 
-def find_blob(depth: np.ndarray) -> tuple[np.ndarray, bool] | None:
-    """The largest connected piece of ink, bool [h, w], with what lies close to it; and whether there are others.
+def find_digit(plane: np.ndarray) -> tuple[np.ndarray, float, list[str]] | None:
+    """float32 [h, w], its longer side WORKING -> where the digit is, warnings; None: it is blank.
 
-    None if there is no ink: a contrast under 8 %, or hardly over the paper's own noise.
+    bool [h, w], and the share of the ink's depth from which on it is told from what is around it.
     """
-    peak, noise = float(depth.max()), 4 * float(np.percentile(depth, 60))  # 4: a normal distribution's, halved at 0
-    if peak < 0.08 or peak < 5 * noise:
+    pieces: list[Piece] = []
+    for light in (False, True):
+        depth = ink_depth(plane, light)
+        edged = edge_depth(plane, light) > 0.5 * dilated(depth, 2)
+        lowest, highest = 5 * noise_of(plane, light), depth.max()
+        for level in LEVELS:
+            if lowest < level < highest:
+                pieces += pieces_at(depth, edged, level, light)
+    strokes = without_frames([piece for piece in pieces if piece.has_the_form_of_strokes()])
+    if not strokes:
         return None
-    weak, strong = depth > max(0.25 * peak, 3 * noise), depth > 0.5 * peak
-    pieces = list(connected(weak, strong))
-    largest = max(pieces, key=np.count_nonzero)
-    # What runs off the image is a shadow's corner or the table's edge, if something else could be the digit.
-    inside = [piece for piece in pieces if not (piece[[0, -1]].any() or piece[:, [0, -1]].any())]
-    if inside and (other := max(inside, key=np.count_nonzero)).sum() > 0.15 * largest.sum():
-        pieces, largest = inside, other
+    best = most_like_a_digit(strokes)
+    same = [piece for piece in strokes if piece.light == best.light]
+    mask = best.mask
+    best = next(
+        piece
+        for piece in sorted(same, key=lambda piece: piece.level)  # the whole of it: as faint as it is still by itself
+        if piece.inside == best.inside and piece.score >= 0.8 * best.score and (piece.mask & mask).any()
+    )
+    digit = with_what_is_near(best.mask, parts(best))
+    others = [
+        piece
+        for piece in same
+        if piece.level == best.level
+        and (piece.inside or not best.inside)
+        and piece.score > 0.4 * best.score
+        and not (piece.mask & digit).any()
+    ]
+    return digit, best.level / best.depth, [SEVERAL] if others else []
+
+
+def most_like_a_digit(strokes: list[Piece]) -> Piece:
+    """The piece with the highest score; ink rather than what it encloses, or what encloses it."""
+    best = max(strokes, key=lambda piece: piece.score)
+    if not best.inside:  # lines across the image, with the digit on them? Then there it is at a higher level
+        mask = best.mask
+        within = [
+            piece for piece in strokes if piece.inside and piece.light == best.light and (piece.mask & mask).any()
+        ]
+        if within and (other := max(within, key=lambda piece: piece.score)).score > 0.3 * best.score:
+            best = other
+    for piece in sorted(strokes, key=lambda piece: -piece.score):
+        if piece.light == best.light or piece.score < 0.2 * best.score:
+            continue
+        if encloses(piece, best) and best.is_compact() and not piece.is_compact() and piece.is_thin():
+            return piece
+        if encloses(best, piece) and not (piece.is_compact() and best.is_thin()):
+            return piece
+    return best
+
+
+def encloses(outer: Piece, inner: Piece) -> bool:
+    """Whether `outer`, of the other kind, runs along nearly all of the outline of `inner`."""
+    if not is_within(inner.box, outer.box, 0):
+        return False
+    mask = inner.mask
+    outline = mask & ~shrunk(mask, 1)
+    return np.count_nonzero(grown(outer.labels >= 0, 3) & outline) > 0.85 * np.count_nonzero(outline)
+
+
+def without_frames(strokes: list[Piece]) -> list[Piece]:
+    """Without pieces that have something of their kind and of some size within them, as printed boxes and no digits do.
+
+    Without parts of such a frame, too, that are found at another level.
+    """
+    kept = strokes
+    for light in (False, True):
+        same = [piece for piece in strokes if piece.light == light]
+        for frame in same:
+            least, mask = 0.35 * min(frame.height, frame.width), frame.mask
+            if any(
+                max(other.height, other.width) > least and frame.surrounds(other) and not (other.mask & mask).any()
+                for other in same
+            ):
+                kept = [
+                    piece
+                    for piece in kept
+                    if piece.light != light or not (piece.mask & mask).any() or frame.surrounds(piece)
+                ]
+    return kept
+
+
+def is_within(inner: tuple[int, ...], outer: tuple[int, ...], slack: int = 3) -> bool:
+    """Of two boxes, whether one is in the other, or sticks out by `slack` pixels at most."""
+    return all((a - b) * way >= -slack for a, b, way in zip(inner, outer, (1, -1, 1, -1), strict=True))
+
+
+def filled_along(mask: np.ndarray) -> np.ndarray:
+    """bool [h, w]: each row from its first true pixel to its last."""
+    ahead, behind = np.logical_or.accumulate(mask, 1), np.logical_or.accumulate(mask[:, ::-1], 1)
+    return ahead & behind[:, ::-1]
+
+
+def parts(piece: Piece) -> np.ndarray:
+    """bool [h, w]: pieces of its kind and level that may be strokes of the same digit: no larger, over it or beside."""
+    top, bottom, left, right = piece.box
+    reach = round(0.3 * max(piece.height, piece.width))
+    around = piece.labels[max(0, top - reach) : bottom + reach, max(0, left - reach) : right + reach]
+    found = np.zeros(piece.labels.shape, bool)
+    for number in np.unique(around[around >= 0]).tolist():
+        part = piece.labels == number
+        low, high, first, last = box(part)
+        if high - low <= piece.height and last - first <= piece.width:
+            found |= part
+    return found
+
+
+def with_what_is_near(largest: np.ndarray, everything: np.ndarray) -> np.ndarray:
+    """The largest piece, bool [h, w], with what of `everything` lies within 16 % of its size, or of each other."""
     top, bottom, left, right = box(largest)
     near = max(1, round(0.08 * max(bottom - top, right - left)))
-    everything = np.logical_or.reduce(pieces)
-    groups = [group & everything for group in connected(grown(everything, near), everything)]
-    groups.sort(key=np.count_nonzero, reverse=True)
-    several = len(groups) > 1 and np.count_nonzero(groups[1]) > 0.15 * np.count_nonzero(groups[0])
-    return groups[0], several
+    everything = everything | largest
+    labels, _ = labelled(grown(everything, near))
+    return everything & (labels == labels[largest][0])
 
 
-def connected(mask: np.ndarray, seeds: np.ndarray, limit: int = 30) -> Iterator[np.ndarray]:
-    """The connected pieces of `mask` that hold a seed, each bool [h, w]; the first `limit` of them."""
-    left = seeds & mask
-    for _ in range(limit):
-        if not left.any():
-            return
-        piece = np.zeros_like(mask)
-        piece.flat[np.argmax(left)] = True
-        count = 0
-        while (now := np.count_nonzero(piece)) > count:
-            count = now
-            piece = grown(piece, 1) & mask
-        yield piece
-        left &= ~piece
+def pieces_at(depth: np.ndarray, edged: np.ndarray, level: float, light: bool) -> list[Piece]:
+    """The connected pieces of `depth > level`, those of a few pixels left out."""
+    mask = depth > level
+    labels, count = labelled(mask)
+    rows, columns = np.nonzero(mask)
+    number = labels[mask]
+    areas = np.bincount(number, minlength=count)
+    depths, top, left = np.zeros(count), np.full(count, mask.shape[0]), np.full(count, mask.shape[1])
+    bottom, right = np.zeros(count, int), np.zeros(count, int)
+    np.maximum.at(depths, number, depth[mask])
+    for extreme, ends, places in ((np.minimum, top, rows), (np.minimum, left, columns),
+                                  (np.maximum, bottom, rows + 1), (np.maximum, right, columns + 1)):  # fmt: skip
+        extreme.at(ends, number, places)
+    outline = mask & ~shrunk(mask, 1)
+    outline[[0, -1]] = outline[:, [0, -1]] = False
+    ends = np.bincount(labels[outline], minlength=count)
+    support = np.bincount(labels[outline], edged[outline], count) / np.maximum(ends, 1)
+    strength = np.bincount(number, dilated(depth, 2)[mask], count) / areas
+    border = np.concatenate([labels[[0, -1]].ravel(), labels[:, [0, -1]].ravel()])
+    cut = np.bincount(border[border >= 0], minlength=count)
+    whole = ends / np.maximum(ends + cut, 1)
+    girth, core = np.zeros(count, int), mask
+    for side in range(1, WORKING, 2):
+        girth[labels[core]] = side
+        core = shrunk(core, 1)
+        if not core.any():
+            break
+    numbers = np.flatnonzero(np.maximum(bottom - top, right - left) >= 0.03 * WORKING).tolist()
+    boxes = np.stack([top, bottom, left, right], 1).tolist()
+    return [
+        Piece(
+            light,
+            level,
+            labels,
+            k,
+            tuple(boxes[k]),
+            int(areas[k]),
+            float(depths[k]),
+            float(strength[k]),
+            float(support[k]),
+            float(whole[k]),
+            int(girth[k]),
+        )
+        for k in numbers
+    ]
+
+
+def labelled(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Connected pieces of bool [h, w], corners touching: int [h, w], 0, 1 ... and -1 outside; and how many they are.
+
+    Runs of each row are joined with those that they touch in the row above: of two that touch, the root of the later
+    becomes the root of the earlier, until all agree.
+    """
+    starts = mask.copy()
+    starts[:, 1:] &= ~mask[:, :-1]
+    runs = np.where(mask, starts.cumsum().reshape(mask.shape) - 1, -1)
+    here, above = runs[1:], runs[:-1]
+    straight = (starts[1:] | starts[:-1]) & mask[1:] & mask[:-1]  # one place for each two runs that overlap is enough
+    to_left, to_right = mask[1:, 1:] & mask[:-1, :-1], mask[1:, :-1] & mask[:-1, 1:]
+    a = np.concatenate([here[straight], here[:, 1:][to_left], here[:, :-1][to_right]])
+    b = np.concatenate([above[straight], above[:, :-1][to_left], above[:, 1:][to_right]])
+    roots = np.arange(int(starts.sum()) + 1)  # the last is that of -1, outside
+    while (apart := roots[a] != roots[b]).any():
+        a, b = a[apart], b[apart]
+        np.minimum.at(roots, np.maximum(roots[a], roots[b]), np.minimum(roots[a], roots[b]))
+        while ((further := roots[roots]) != roots).any():
+            roots = further
+    names = np.cumsum(roots == np.arange(len(roots))) - 1
+    names[-1] = count = names[-1]
+    numbers = names[roots]
+    numbers[-1] = -1
+    return numbers[runs], int(count)
+
+
+def main_axis(planes: np.ndarray) -> np.ndarray:
+    """float32 [h, w, c] -> float [c]: the colours along which the image changes most from place to place."""
+    if planes.shape[2] == 1:
+        return np.ones(1)
+    changes = np.concatenate(
+        [np.diff(planes[::2], axis=1).reshape(-1, 3), np.diff(planes[:, ::2], axis=0).reshape(-1, 3)]
+    )
+    axis = np.linalg.eigh(changes.T @ changes)[1][:, -1]
+    return axis if axis.sum() > 0 else -axis
+
+
+def toned(planes: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """float32 [h, w, c] -> float32 [h, w] in 0 to 255: the colours along an axis; a negative one is inverted."""
+    weights = (np.abs(axis) / max(np.abs(axis).sum(), 1e-9)).astype(np.float32)
+    return np.where(axis < 0, 255 - planes, planes).astype(np.float32) @ weights
+
+
+def smoothed(plane: np.ndarray) -> np.ndarray:
+    """Its noise blurred where the image is large enough for that."""
+    return blurred(plane, 1) if min(plane.shape) > 2 * SIDE else plane
+
+
+def ink_depth(plane: np.ndarray, light: bool) -> np.ndarray:
+    """float32 [h, w] -> float32 [h, w]: by how much it is lighter, or darker, than the paper, as a share; else 0.
+
+    Paper is what is left when everything narrower than a third of the image has been filled in, so shadows wider than
+    that belong to it, hard-edged or soft. Its noise lifts it to its peaks, by much the same everywhere.
+    """
+    reach = round(plane.size**0.5 / 6)
+    if light:
+        depth = (plane - dilated(eroded(plane, reach), reach)) / 255
+    else:
+        paper = eroded(dilated(plane, reach), reach)
+        depth = (paper - plane) / np.maximum(paper, 32)
+    return np.maximum(depth - np.percentile(depth, 25), 0)
+
+
+def edge_depth(plane: np.ndarray, light: bool) -> np.ndarray:
+    """float32 [h, w] -> float32 [h, w]: by how much the image changes within two pixels, in the units of depth."""
+    high, low = dilated(plane, 2), eroded(plane, 2)
+    change = (high - low) / (255 if light else np.maximum(high, 32))
+    return change
+
+
+def noise_of(plane: np.ndarray, light: bool) -> float:
+    """The standard deviation of the noise left by `smoothed`, in the units of depth.
+
+    1.48 makes a median of magnitudes a standard deviation; of noise that was white before, blurring twice by three
+    pixels leaves 0.53 between the first result and the second.
+    """
+    left = float(np.median(np.abs(plane - blurred(plane, 1)))) * 1.48 / 0.53
+    return left / (255 if light else max(float(np.median(plane)), 32))
 
 
 def grown(mask: np.ndarray, reach: int) -> np.ndarray:
     return dilated(mask, reach).astype(bool)
 
 
+def shrunk(mask: np.ndarray, reach: int) -> np.ndarray:
+    return ~grown(~mask, reach)
+
+
 def dilated(plane: np.ndarray, reach: int) -> np.ndarray:
     """The largest value within `reach` pixels, down and across: a square window, by doubling ever wider ones."""
     window = 2 * reach + 1
     for _ in (0, 1):
-        wide, size = np.pad(plane, ((reach, reach), (0, 0)), mode="edge"), 1
+        wide, size = continued(plane, reach, reach), 1
         while 2 * size <= window:
             wide, size = np.maximum(wide[:-size], wide[size:]), 2 * size
         plane = np.maximum(wide[: len(plane)], wide[window - size : window - size + len(plane)]).T
@@ -474,14 +815,16 @@ def eroded(plane: np.ndarray, reach: int) -> np.ndarray:
 
 def blurred(plane: np.ndarray, reach: int) -> np.ndarray:
     """The mean within `reach` pixels, the image being continued by its border."""
-    for axis in (0, 1):
-        widths = [(0, 0), (0, 0)]
-        widths[axis] = (reach + 1, reach)
-        sums = np.pad(plane, widths, mode="edge").cumsum(axis, dtype=np.float64)
-        size = 2 * reach + 1
-        ahead, behind = (sums[size:], sums[:-size]) if axis == 0 else (sums[:, size:], sums[:, :-size])
-        plane = ((ahead - behind) / size).astype(np.float32)
+    size = 2 * reach + 1
+    for _ in (0, 1):
+        sums = continued(plane, reach + 1, reach).cumsum(0, dtype=np.float64)
+        plane = ((sums[size:] - sums[:-size]) / size).astype(np.float32).T
     return plane
+
+
+def continued(plane: np.ndarray, before: int, after: int) -> np.ndarray:
+    """The first row repeated `before` times above, the last one `after` times below. Many times as fast as np.pad."""
+    return plane[np.minimum(np.maximum(np.arange(-before, len(plane) + after), 0), len(plane) - 1)]
 
 
 def box(mask: np.ndarray) -> tuple[int, int, int, int]:

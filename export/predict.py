@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 MAX_MODEL_BYTES = 256 * 2**20
 MAX_IMAGE_BYTES = 64 * 2**20
-MAX_PIXELS = 50_000_000
-"""Of an image, read off its header before any of it is unpacked. A telephone's photograph has 12 to 50 million."""
+MAX_PIXELS = 64_000_000
+"""Of an image, read off its header before any of it is unpacked. A telephone's photograph has 12 to 50 million (8160 x
+6144). A JPEG that large is unpacked at an eighth of its size; a PNG may take eight bytes a pixel, half a gigabyte."""
 
 OPSETS = range(18, 26)
 OPERATORS = frozenset(
@@ -234,7 +235,7 @@ class Predictor:
             pixels, remarks = prepare(open_image(image))
         except PredictError as error:
             raise PredictError(f"{image if isinstance(image, str | os.PathLike) else 'the image'} {error}") from error
-        return Reading(self.predict(pixels[None])[0], pixels, remarks)
+        return reading_of(self.predict(pixels[None])[0], pixels, remarks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +258,12 @@ class Reading:
         """The `count` likeliest digits and their probabilities, the likeliest first."""
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(int(digit), float(self.probabilities[digit])) for digit in order]
+
+
+def reading_of(probabilities: np.ndarray, pixels: np.ndarray, remarks: list[str]) -> Reading:
+    """With a warning where the net itself holds its answer for less likely than not."""
+    doubtful = probabilities.max() < 0.5 and BLANK not in remarks
+    return Reading(probabilities, pixels, [*remarks, DOUBTFUL] if doubtful else remarks)
 
 
 def default_threads() -> int:
@@ -291,6 +298,7 @@ OFF_CENTRE = 1.0
 
 
 BLANK, SEVERAL = "blank: no ink found", "several blobs: the largest was read"
+DOUBTFUL = "doubtful: no digit is more likely than not"
 
 
 def open_image(source: "str | os.PathLike[str] | bytes | Image") -> "Image":
@@ -343,7 +351,8 @@ def prepare(image: "Image") -> tuple[np.ndarray, list[str]]:
     """An image of any size and mode -> uint8 [28, 28], as MNIST's digits were made, and warnings.
 
     An image of 28 x 28, white on black, is taken as it is; if it is off the middle, it is moved there. Anything else:
-    ink told from paper, cropped, fitted to 20 pixels, centred by mass.
+    the digit found, ink told from paper, cropped, fitted to 20 pixels, centred by mass. In a drawing, light strokes on
+    exact black, all there is is ink.
     """
     planes = to_planes(image)
     if planes.shape[:2] == (SIDE, SIDE) and np.ptp(planes, axis=2).max() < 8:
@@ -353,7 +362,18 @@ def prepare(image: "Image") -> tuple[np.ndarray, list[str]]:
             pixels = np.round(grey).astype(np.uint8)
             remarks = [] if pixels.max() >= 64 else [BLANK]
             return (centred(pixels) if off_centre(pixels) > OFF_CENTRE else pixels), remarks
+    if planes.shape[2] == 1 and is_drawing(planes[..., 0] / 255):
+        return from_drawing(planes[..., 0] / 255)
     return from_photograph(planes)
+
+
+def is_drawing(ink: np.ndarray) -> bool:
+    """Whether two thirds of float32 [h, w] are exactly black and the rest is nowhere as thick as a sheet of paper."""
+    if np.count_nonzero(ink) * 3 > ink.size or not ink.any():
+        return False
+    mask = ink > 0.5 * ink.max()
+    top, bottom, left, right = box(mask)
+    return not shrunk(np.pad(mask, 1), round(0.15 * max(bottom - top, right - left))).any()
 
 
 def to_planes(image: "Image") -> np.ndarray:
@@ -572,6 +592,7 @@ def find_digit(plane: np.ndarray) -> tuple[np.ndarray, float, list[str]] | None:
         if piece.level == best.level
         and (piece.inside or not best.inside)
         and piece.score > 0.4 * best.score
+        and piece.strength > 0.5 * best.strength
         and not (piece.mask & digit).any()
     ]
     return digit, best.level / best.depth, [SEVERAL] if others else []
@@ -929,13 +950,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def sources(images: Iterable[str]) -> Iterator[tuple[str, str | bytes | PredictError]]:
-    """(name, path or content) of each image; a directory is replaced by the PNG and JPEG files in it, by name."""
+    """(name, path or content) of each image; a directory is replaced by the PNG and JPEG files in it, by name.
+
+    Hidden files are not content: macOS leaves ._1.png beside 1.png on disks of other systems.
+    """
     for name in images:
         try:
             if name == "-":
                 yield name, read_limited(sys.stdin.buffer, MAX_IMAGE_BYTES, "standard input")
             elif os.path.isdir(name):
-                inside = sorted(e for e in os.listdir(name) if e.lower().endswith((".png", ".jpg", ".jpeg")))
+                inside = sorted(
+                    entry
+                    for entry in os.listdir(name)
+                    if entry.lower().endswith((".png", ".jpg", ".jpeg")) and not entry.startswith(".")
+                )
                 if not inside:
                     raise PredictError("is a directory without a PNG or JPEG file")
                 yield from ((path, path) for path in (os.path.join(name, entry) for entry in inside))
@@ -978,12 +1006,13 @@ def run(given: argparse.Namespace) -> int:
         seen = [pixels for _, pixels, _, _ in batch if pixels is not None]
         rows = iter(predictor.predict(np.stack(seen)) if seen else ())
         for name, pixels, remarks, error in batch:
-            reading = None if pixels is None else Reading(next(rows), pixels, remarks)
+            reading = None if pixels is None else reading_of(next(rows), pixels, remarks)
             if given.json:
                 print(json.dumps(describe(name, reading, error, given)))
             elif reading:
                 print(line(name, reading, given))
-            for remark in [f"{name} {error}"] if error else [f"WARNING: {name}: {remark}" for remark in remarks]:
+            said = [f"WARNING: {name}: {remark}" for remark in reading.warnings] if reading else [f"{name} {error}"]
+            for remark in said:
                 print(f"distmnist: {remark}", file=sys.stderr)
             if given.show and pixels is not None:
                 print(drawing(pixels), file=sys.stderr)

@@ -529,10 +529,13 @@ class Piece:
         return self.box[3] - self.box[2]
 
     @property
+    def size(self) -> float:
+        return float(self.height * self.width) ** 0.5
+
+    @property
     def score(self) -> float:
         """High for what is large and strong, has edges and is whole in the image. A line is long, but not large."""
-        size = (self.height * self.width) ** 0.5
-        return (3 if self.inside else 1) * (self.support * self.whole) ** 8 * self.strength * size
+        return (3 if self.inside else 1) * (self.support * self.whole) ** 8 * self.strength**2 * self.size
 
     def has_the_form_of_strokes(self) -> bool:
         return self.support >= 0.6 and self.girth <= max(3, 0.34 * max(self.height, self.width))
@@ -583,7 +586,10 @@ def find_digit(plane: np.ndarray) -> tuple[np.ndarray, float, list[str]] | None:
     best = next(
         piece
         for piece in sorted(same, key=lambda piece: piece.level)  # the whole of it: as faint as it is still by itself
-        if piece.inside == best.inside and piece.score >= 0.8 * best.score and (piece.mask & mask).any()
+        if piece.inside == best.inside
+        and piece.score >= 0.8 * best.score
+        and piece.strength >= 0.9 * best.strength
+        and (piece.mask & mask).any()
     )
     digit = with_what_is_near(best.mask, parts(best))
     others = [
@@ -599,7 +605,7 @@ def find_digit(plane: np.ndarray) -> tuple[np.ndarray, float, list[str]] | None:
 
 
 def most_like_a_digit(strokes: list[Piece]) -> Piece:
-    """The piece with the highest score; ink rather than what it encloses, or what encloses it."""
+    """The piece with the highest score; ink rather than what it encloses, and rather than what encloses it."""
     best = max(strokes, key=lambda piece: piece.score)
     if not best.inside:  # lines across the image, with the digit on them? Then there it is at a higher level
         mask = best.mask
@@ -611,11 +617,21 @@ def most_like_a_digit(strokes: list[Piece]) -> Piece:
     for piece in sorted(strokes, key=lambda piece: -piece.score):
         if piece.light == best.light or piece.score < 0.2 * best.score:
             continue
-        if encloses(piece, best) and best.is_compact() and not piece.is_compact() and piece.is_thin():
+        if encloses(piece, best) and is_counter(best, piece):
             return piece
         if encloses(best, piece) and not (piece.is_compact() and best.is_thin()):
             return piece
     return best
+
+
+def is_counter(inner: Piece, outer: Piece) -> bool:
+    """Whether `inner` is paper that the stroke `outer` encloses, as in a nought, not ink on a sheet that encloses it.
+
+    A sheet is many times as large as a digit that could be taken for a counter, which is a one.
+    """
+    if outer.area > 12 * inner.area or outer.size > 5 * inner.size:
+        return False
+    return outer.is_thin() and inner.is_compact() and not outer.is_compact()
 
 
 def encloses(outer: Piece, inner: Piece) -> bool:
@@ -669,7 +685,8 @@ def parts(piece: Piece) -> np.ndarray:
     for number in np.unique(around[around >= 0]).tolist():
         part = piece.labels == number
         low, high, first, last = box(part)
-        if high - low <= piece.height and last - first <= piece.width:
+        cut = min(low, first) == 0 or high == part.shape[0] or last == part.shape[1]
+        if high - low <= piece.height and last - first <= piece.width and not (cut and piece.inside):
             found |= part
     return found
 

@@ -533,9 +533,14 @@ class Piece:
         return float(self.height * self.width) ** 0.5
 
     @property
+    def salience(self) -> float:
+        """High for what is large and strong and has edges. A line is long, but not large."""
+        return self.support**8 * self.strength**2 * self.size
+
+    @property
     def score(self) -> float:
         """High for what is large and strong, has edges and is whole in the image. A line is long, but not large."""
-        return (3 if self.inside else 1) * (self.support * self.whole) ** 8 * self.strength**2 * self.size
+        return (3 if self.inside else 1) * self.whole**8 * self.salience
 
     def has_the_form_of_strokes(self) -> bool:
         return self.support >= 0.6 and self.girth <= max(3, 0.34 * max(self.height, self.width))
@@ -614,8 +619,8 @@ def most_like_a_digit(strokes: list[Piece]) -> Piece:
         ]
         if within and (other := max(within, key=lambda piece: piece.score)).score > 0.3 * best.score:
             best = other
-    for piece in sorted(strokes, key=lambda piece: -piece.score):
-        if piece.light == best.light or piece.score < 0.2 * best.score:
+    for piece in sorted(strokes, key=lambda piece: -piece.salience):
+        if piece.light == best.light or piece.salience < 0.3 * best.salience:
             continue
         if encloses(piece, best) and is_counter(best, piece):
             return piece

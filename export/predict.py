@@ -539,8 +539,8 @@ class Piece:
 
     @property
     def score(self) -> float:
-        """High for what is large and strong, has edges and is whole in the image. A line is long, but not large."""
-        return (3 if self.inside else 1) * self.whole**8 * self.salience
+        """Salience, for what is whole in the image; for what its border cuts, the less of it the more is cut."""
+        return (3 if self.inside else 1) * self.whole**4 * self.salience
 
     def has_the_form_of_strokes(self) -> bool:
         return self.support >= 0.6 and self.girth <= max(3, 0.34 * max(self.height, self.width))
@@ -612,19 +612,38 @@ def find_digit(plane: np.ndarray) -> tuple[np.ndarray, float, list[str]] | None:
 def most_like_a_digit(strokes: list[Piece]) -> Piece:
     """The piece with the highest score; ink rather than what it encloses, and rather than what encloses it."""
     best = max(strokes, key=lambda piece: piece.score)
-    if not best.inside:  # lines across the image, with the digit on them? Then there it is at a higher level
-        mask = best.mask
-        within = [
-            piece for piece in strokes if piece.inside and piece.light == best.light and (piece.mask & mask).any()
+    mask = best.mask
+    if best.inside:  # or is it a part of a digit that the image's border cuts? Then the whole of it is about as strong
+        whole = [
+            piece
+            for piece in strokes
+            if not piece.inside
+            and piece.light == best.light
+            and piece.is_thin()
+            and piece.size < 3 * best.size
+            and piece.salience > 1.2 * best.salience
+            and 1.25 * piece.strength > best.strength
+            and (piece.mask & mask).any()
         ]
-        if within and (other := max(within, key=lambda piece: piece.score)).score > 0.3 * best.score:
-            best = other
+        best = max(whole, key=lambda piece: piece.score, default=best)
+    else:  # or is it weaker lines across the image, and the digit on them? Then that is there at a higher level
+        on_lines = [
+            piece
+            for piece in strokes
+            if piece.inside
+            and piece.light == best.light
+            and piece.score > 0.3 * best.score
+            and piece.strength > 1.25 * best.strength
+            and (piece.mask & mask).any()
+        ]
+        best = max(on_lines, key=lambda piece: piece.score, default=best)
     for piece in sorted(strokes, key=lambda piece: -piece.salience):
         if piece.light == best.light or piece.salience < 0.3 * best.salience:
             continue
         if encloses(piece, best) and is_counter(best, piece):
             return piece
-        if encloses(best, piece) and not (piece.is_compact() and best.is_thin()):
+        ink = piece.inside and piece.support > 0.9 and not (piece.is_compact() and best.is_thin())
+        if ink and encloses(best, piece):
             return piece
     return best
 

@@ -435,13 +435,13 @@ def from_photograph(planes: np.ndarray) -> tuple[np.ndarray, list[str]]:
     if scale > 1.5 and max(bottom - top, right - left) < WORKING / 3:  # small in a large image: find its strokes again
         rows, columns = around(digit, 0.6, scale)
         again = overview(planes[rows, columns])
+        finer = max(planes[rows, columns].shape) / max(again.shape)
         found = find_digit(smoothed(toned(again, main_axis(again))))
-        middle = again.shape[0] // 2, again.shape[1] // 2
-        if found is not None and all(
-            a < at < b for a, at, b in zip(box(found[0])[::2], middle, box(found[0])[1::2], strict=True)
+        expected = np.array([top, bottom, left, right]) * scale
+        if found and is_same_place(
+            expected, np.array(box(found[0])) * finer + np.repeat([rows.start, columns.start], 2)
         ):
-            planes, small, (digit, relative, _) = planes[rows, columns], again, found
-            scale = max(planes.shape) / max(small.shape)
+            planes, small, scale, (digit, relative, _) = planes[rows, columns], again, finer, found
     beside = grown(digit, 4) & ~grown(digit, 2)
     axis = small[digit].mean(0) - small[beside if beside.any() else ~digit].mean(0)
     light = bool(axis.sum() > 0)
@@ -459,6 +459,13 @@ def from_photograph(planes: np.ndarray) -> tuple[np.ndarray, list[str]]:
     if peak == 0:
         return np.zeros((SIDE, SIDE), np.uint8), [BLANK]
     return drawn(depth, depth > min(max(relative, 0.2), 0.6) * peak), remarks
+
+
+def is_same_place(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two boxes, [top, bottom, left, right], share more than half of what they cover together."""
+    common = np.minimum(a[1::2], b[1::2]) - np.maximum(a[::2], b[::2])
+    shared = common.clip(0).prod()
+    return bool(shared > 0.5 * (np.diff(a)[::2].prod() + np.diff(b)[::2].prod() - shared))
 
 
 def around(digit: np.ndarray, share: float, scale: float) -> tuple[slice, slice]:
@@ -540,7 +547,7 @@ class Piece:
     @property
     def score(self) -> float:
         """Salience, for what is whole in the image; for what its border cuts, the less of it the more is cut."""
-        return (3 if self.inside else 1) * self.whole**4 * self.salience
+        return (3 if self.inside else 1) * self.whole**6 * self.salience
 
     def has_the_form_of_strokes(self) -> bool:
         return self.support >= 0.6 and self.girth <= max(3, 0.34 * max(self.height, self.width))
@@ -653,7 +660,7 @@ def is_counter(inner: Piece, outer: Piece) -> bool:
 
     A sheet is many times as large as a digit that could be taken for a counter, which is a one.
     """
-    if outer.area > 12 * inner.area or outer.size > 5 * inner.size:
+    if outer.area > 8 * inner.area or outer.size > 5 * inner.size:
         return False
     return outer.is_thin() and inner.is_compact() and not outer.is_compact()
 

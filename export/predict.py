@@ -30,7 +30,8 @@ MAX_MODEL_BYTES = 256 * 2**20
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_PIXELS = 64_000_000
 """Of an image, read off its header before any of it is unpacked. A telephone's photograph has 12 to 50 million (8160 x
-6144). A JPEG that large is unpacked at an eighth of its size; a PNG may take eight bytes a pixel, half a gigabyte."""
+6144). Of that size, a JPEG, which is unpacked at an eighth, takes 77 MB in all, a PNG in colour 460 MB, one that is
+also transparent and turned by its EXIF block 650 MB (measured)."""
 
 OPSETS = range(18, 26)
 OPERATORS = frozenset(
@@ -290,13 +291,12 @@ def signature(session: onnxruntime.InferenceSession) -> tuple[list[tuple], list[
 # The image -----------------------------------------------------------------------------------------------------------
 
 WORKING = 160
-"""Longest side, in pixels, at which ink is told from paper: a 28th of it is more than a stroke of MNIST is wide."""
+"""Side, in pixels, of a square with as many pixels as the image in which a digit is looked for: strokes like MNIST's, a
+tenth of a digit, are then some pixels wide if it fills a third of the image."""
 FIT, SIDE, CENTRE = 20, 28, 14.0
 """MNIST: the digit's longest side, the image's side, and where the centre of mass goes (LeCun et al., 1998)."""
 OFF_CENTRE = 1.0
 """Pixels. MNIST's digits have their centre of mass within 0.5 of CENTRE, each and every one of the 70,000."""
-
-
 BLANK, SEVERAL = "blank: no ink found", "several blobs: the largest was read"
 DOUBTFUL = "doubtful: no digit is more likely than not"
 
@@ -418,47 +418,84 @@ def from_drawing(ink: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return drawn(ink, digit), [SEVERAL] if several else []
 
 
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Where a digit is, in an image and in its overview.
+
+    planes, small: float32 [h, w, c]; digit: bool, of small's size; relative: the share of the ink's depth from which on
+    it is told from what is around it.
+    """
+
+    planes: np.ndarray
+    small: np.ndarray
+    digit: np.ndarray
+    relative: float
+    remarks: list[str]
+
+    @property
+    def scale(self) -> float:
+        return max(self.planes.shape) / max(self.small.shape)
+
+    @property
+    def size(self) -> int:
+        top, bottom, left, right = box(self.digit)
+        return max(bottom - top, right - left)
+
+    def around(self, share: float) -> tuple[slice, slice]:
+        """Rows and columns of `planes`: the digit and a share of its size around it."""
+        top, bottom, left, right = box(self.digit)
+        margin, scale, (height, width) = share * self.size, self.scale, self.digit.shape
+        return (
+            slice(max(0, int((top - margin) * scale)), min(round(height * scale), round((bottom + margin) * scale))),
+            slice(max(0, int((left - margin) * scale)), min(round(width * scale), round((right + margin) * scale))),
+        )
+
+
 def from_photograph(planes: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """float32 [h, w, c] -> uint8 [28, 28] and warnings.
 
-    The digit is looked for in the whole image at WORKING pixels; what the net sees is then made from a closer look.
+    The digit is looked for in an overview of the image; what the net sees is then made from a closer look.
     """
-    from PIL import Image
-
-    small = overview(planes)
-    found = find_digit(smoothed(toned(small, main_axis(small))))
+    found = look(planes)
     if found is None:
         return np.zeros((SIDE, SIDE), np.uint8), [BLANK]
-    digit, relative, remarks = found
-    scale = max(planes.shape) / max(small.shape)
-    top, bottom, left, right = box(digit)
-    if scale > 1.5 and max(bottom - top, right - left) < WORKING / 3:  # small in a large image: find its strokes again
-        rows, columns = around(digit, 0.6, scale)
-        again = overview(planes[rows, columns])
-        finer = max(planes[rows, columns].shape) / max(again.shape)
-        found = find_digit(smoothed(toned(again, main_axis(again))))
-        expected = np.array([top, bottom, left, right]) * scale
-        if found and is_same_place(
-            expected, np.array(box(found[0])) * finer + np.repeat([rows.start, columns.start], 2)
-        ):
-            planes, small, scale, (digit, relative, _) = planes[rows, columns], again, finer, found
-    beside = grown(digit, 4) & ~grown(digit, 2)
-    axis = small[digit].mean(0) - small[beside if beside.any() else ~digit].mean(0)
-    light = bool(axis.sum() > 0)
-    rows, columns = around(digit, 0.3, scale)
-    closer = toned(planes[rows, columns], axis if light else -axis)
-    closer = resized(closer[..., None], min(WORKING, max(closer.shape)))[..., 0]
-    part = columns.start / scale, rows.start / scale, columns.stop / scale, rows.stop / scale
-    near = Image.fromarray(grown(digit, 2).astype(np.float32)).resize(
-        closer.shape[::-1],
-        Image.Resampling.BILINEAR,
-        box=(*part[:2], min(part[2], digit.shape[1]), min(part[3], digit.shape[0])),
-    )
-    depth = ink_depth(smoothed(closer), light) * (np.asarray(near) > 0.5)
+    if found.scale > 1.5 and found.size < WORKING / 3:  # small in a large image: find its strokes again
+        rows, columns = found.around(0.6)
+        again = look(planes[rows, columns])
+        if again is not None:
+            there = np.array(box(again.digit)) * again.scale + np.repeat([rows.start, columns.start], 2)
+            if is_same_place(np.array(box(found.digit)) * found.scale, there):
+                found = dataclasses.replace(again, remarks=found.remarks)
+    depth = closer_depth(found)
     peak = float(depth.max())
     if peak == 0:
         return np.zeros((SIDE, SIDE), np.uint8), [BLANK]
-    return drawn(depth, depth > min(max(relative, 0.2), 0.6) * peak), remarks
+    return drawn(depth, depth > min(max(found.relative, 0.2), 0.6) * peak), found.remarks
+
+
+def look(planes: np.ndarray) -> Found | None:
+    """float32 [h, w, c] -> the digit on it; None if it is blank."""
+    small = overview(planes)
+    found = find_digit(smoothed(toned(small, main_axis(small))))
+    return None if found is None else Found(planes, small, *found)
+
+
+def closer_depth(found: Found) -> np.ndarray:
+    """float32, at most WORKING a side: the ink around the digit, in the colours that tell this ink from this paper."""
+    from PIL import Image
+
+    digit, small, scale = found.digit, found.small, found.scale
+    beside = grown(digit, 4) & ~grown(digit, 2)
+    axis = small[digit].mean(0) - small[beside if beside.any() else ~digit].mean(0)
+    light = bool(axis.sum() > 0)
+    rows, columns = found.around(0.3)
+    closer = toned(found.planes[rows, columns], axis if light else -axis)
+    closer = resized(closer[..., None], min(WORKING, max(closer.shape)))[..., 0]
+    bottom, right = min(rows.stop / scale, digit.shape[0]), min(columns.stop / scale, digit.shape[1])
+    near = Image.fromarray(grown(digit, 2).astype(np.float32)).resize(
+        closer.shape[::-1], Image.Resampling.BILINEAR, box=(columns.start / scale, rows.start / scale, right, bottom)
+    )
+    return ink_depth(smoothed(closer), light) * (np.asarray(near) > 0.5)
 
 
 def is_same_place(a: np.ndarray, b: np.ndarray) -> bool:
@@ -466,16 +503,6 @@ def is_same_place(a: np.ndarray, b: np.ndarray) -> bool:
     common = np.minimum(a[1::2], b[1::2]) - np.maximum(a[::2], b[::2])
     shared = common.clip(0).prod()
     return bool(shared > 0.5 * (np.diff(a)[::2].prod() + np.diff(b)[::2].prod() - shared))
-
-
-def around(digit: np.ndarray, share: float, scale: float) -> tuple[slice, slice]:
-    """Rows and columns of an image `scale` times as large as bool [h, w]: the digit and a share of its size around."""
-    top, bottom, left, right = box(digit)
-    margin = share * max(bottom - top, right - left)
-    return tuple(
-        slice(max(0, int((low - margin) * scale)), min(round(size * scale), round((high + margin) * scale)))
-        for low, high, size in ((top, bottom, digit.shape[0]), (left, right, digit.shape[1]))
-    )
 
 
 def overview(planes: np.ndarray) -> np.ndarray:
@@ -494,16 +521,22 @@ def drawn(depth: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 # The digit among paper, tables, lines and boxes ----------------------------------------------------------------------
 
+# An image is cut at several levels into connected pieces of what is darker than its surroundings, and of what is
+# lighter. A digit is a piece with an edge all around, made of strokes, whole in the image, with nothing of its kind in
+# it. The limits below are from development seeds of benchmarks/pictures.py; its held-back seeds test them.
+
 LEVELS = (0.06, 0.09, 0.13, 0.19, 0.27, 0.38, 0.52, 0.7)
-"""Thresholds at which ink is looked for, as shares of the paper's brightness: each half as high again as the last."""
+"""Depths at which pieces are cut out, as shares of the paper's brightness; each is about 1.4 times the last."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Piece:
     """A connected piece of what is darker, or lighter, than the paper around it by more than `level`.
 
-    labels, number: it is `labels == number`. box: top, bottom, left, right. depth: the most by which it differs.
-    support: the share of its outline where the image has an edge; girth: the side of the largest square in it.
+    It is where labels, int [h, w], have this number. box: top, bottom, left, right, the latter exclusive. depth: the
+    most by which it differs from paper; strength: the mean depth along the middle of its strokes. support: the share of
+    its outline where the image has an edge; whole: the share of its outline that the image's border does not cut.
+    girth: the side of the largest square in it, in pixels.
     """
 
     light: bool
@@ -546,10 +579,10 @@ class Piece:
 
     @property
     def score(self) -> float:
-        """Salience, for what is whole in the image; for what its border cuts, the less of it the more is cut."""
+        """Salience, three times that if it is off the image's border; otherwise less, the more the border cuts it."""
         return (3 if self.inside else 1) * self.whole**6 * self.salience
 
-    def has_the_form_of_strokes(self) -> bool:
+    def may_be_strokes(self) -> bool:
         return self.support >= 0.6 and self.girth <= max(3, 0.34 * max(self.height, self.width))
 
     def is_thin(self) -> bool:
@@ -577,10 +610,7 @@ class Piece:
 
 
 def find_digit(plane: np.ndarray) -> tuple[np.ndarray, float, list[str]] | None:
-    """float32 [h, w], its longer side WORKING -> where the digit is, warnings; None: it is blank.
-
-    bool [h, w], and the share of the ink's depth from which on it is told from what is around it.
-    """
+    """float32 [h, w] -> where the digit is, bool [h, w]; what is relative in Found; warnings. None: it is blank."""
     pieces: list[Piece] = []
     for light in (False, True):
         depth = ink_depth(plane, light)
@@ -589,15 +619,15 @@ def find_digit(plane: np.ndarray) -> tuple[np.ndarray, float, list[str]] | None:
         for level in LEVELS:
             if lowest < level < highest:
                 pieces += pieces_at(depth, edged, level, light)
-    strokes = without_frames([piece for piece in pieces if piece.has_the_form_of_strokes()])
+    strokes = without_frames([piece for piece in pieces if piece.may_be_strokes()])
     if not strokes:
         return None
     best = most_like_a_digit(strokes)
     same = [piece for piece in strokes if piece.light == best.light]
     mask = best.mask
-    best = next(
+    best = next(  # at the lowest level at which it is still by itself: with its faintest strokes
         piece
-        for piece in sorted(same, key=lambda piece: piece.level)  # the whole of it: as faint as it is still by itself
+        for piece in sorted(same, key=lambda piece: piece.level)
         if piece.inside == best.inside
         and piece.score >= 0.8 * best.score
         and piece.strength >= 0.9 * best.strength
@@ -667,8 +697,8 @@ def is_counter(inner: Piece, outer: Piece) -> bool:
 
 def encloses(outer: Piece, inner: Piece) -> bool:
     """Whether `outer`, of the other kind, runs along nearly all of the outline of `inner`."""
-    if not is_within(inner.box, outer.box, 0):
-        return False
+    if not all((a - b) * way >= 0 for a, b, way in zip(inner.box, outer.box, (1, -1, 1, -1), strict=True)):
+        return False  # its box is not within the other's
     mask = inner.mask
     outline = mask & ~shrunk(mask, 1)
     return np.count_nonzero(grown(outer.labels >= 0, 3) & outline) > 0.85 * np.count_nonzero(outline)
@@ -696,11 +726,6 @@ def without_frames(strokes: list[Piece]) -> list[Piece]:
     return kept
 
 
-def is_within(inner: tuple[int, ...], outer: tuple[int, ...], slack: int = 3) -> bool:
-    """Of two boxes, whether one is in the other, or sticks out by `slack` pixels at most."""
-    return all((a - b) * way >= -slack for a, b, way in zip(inner, outer, (1, -1, 1, -1), strict=True))
-
-
 def filled_along(mask: np.ndarray) -> np.ndarray:
     """bool [h, w]: each row from its first true pixel to its last."""
     ahead, behind = np.logical_or.accumulate(mask, 1), np.logical_or.accumulate(mask[:, ::-1], 1)
@@ -708,12 +733,12 @@ def filled_along(mask: np.ndarray) -> np.ndarray:
 
 
 def parts(piece: Piece) -> np.ndarray:
-    """bool [h, w]: pieces of its kind and level that may be strokes of the same digit: no larger, over it or beside."""
+    """bool [h, w]: the piece and others of its level that may be strokes of the same digit: no larger, and near it."""
     top, bottom, left, right = piece.box
     reach = round(0.3 * max(piece.height, piece.width))
-    around = piece.labels[max(0, top - reach) : bottom + reach, max(0, left - reach) : right + reach]
+    nearby = piece.labels[max(0, top - reach) : bottom + reach, max(0, left - reach) : right + reach]
     found = np.zeros(piece.labels.shape, bool)
-    for number in np.unique(around[around >= 0]).tolist():
+    for number in np.unique(nearby[nearby >= 0]).tolist():
         part = piece.labels == number
         low, high, first, last = box(part)
         cut = min(low, first) == 0 or high == part.shape[0] or last == part.shape[1]
@@ -732,7 +757,7 @@ def with_what_is_near(largest: np.ndarray, everything: np.ndarray) -> np.ndarray
 
 
 def pieces_at(depth: np.ndarray, edged: np.ndarray, level: float, light: bool) -> list[Piece]:
-    """The connected pieces of `depth > level`, those of a few pixels left out."""
+    """The connected pieces of `depth > level`, those of a few pixels left out. edged: where the image has an edge."""
     mask = depth > level
     labels, count = labelled(mask)
     rows, columns = np.nonzero(mask)
@@ -741,9 +766,10 @@ def pieces_at(depth: np.ndarray, edged: np.ndarray, level: float, light: bool) -
     depths, top, left = np.zeros(count), np.full(count, mask.shape[0]), np.full(count, mask.shape[1])
     bottom, right = np.zeros(count, int), np.zeros(count, int)
     np.maximum.at(depths, number, depth[mask])
-    for extreme, ends, places in ((np.minimum, top, rows), (np.minimum, left, columns),
-                                  (np.maximum, bottom, rows + 1), (np.maximum, right, columns + 1)):  # fmt: skip
-        extreme.at(ends, number, places)
+    np.minimum.at(top, number, rows)
+    np.minimum.at(left, number, columns)
+    np.maximum.at(bottom, number, rows + 1)
+    np.maximum.at(right, number, columns + 1)
     outline = mask & ~shrunk(mask, 1)
     outline[[0, -1]] = outline[:, [0, -1]] = False
     ends = np.bincount(labels[outline], minlength=count)
@@ -758,24 +784,19 @@ def pieces_at(depth: np.ndarray, edged: np.ndarray, level: float, light: bool) -
         core = shrunk(core, 1)
         if not core.any():
             break
-    numbers = np.flatnonzero(np.maximum(bottom - top, right - left) >= 0.03 * WORKING).tolist()
     boxes = np.stack([top, bottom, left, right], 1).tolist()
-    return [
-        Piece(
-            light,
-            level,
-            labels,
-            k,
-            tuple(boxes[k]),
-            int(areas[k]),
-            float(depths[k]),
-            float(strength[k]),
-            float(support[k]),
-            float(whole[k]),
-            int(girth[k]),
-        )
-        for k in numbers
-    ]
+    measures = zip(
+        boxes,
+        areas.tolist(),
+        depths.tolist(),
+        strength.tolist(),
+        support.tolist(),
+        whole.tolist(),
+        girth.tolist(),
+        strict=True,
+    )
+    pieces = [Piece(light, level, labels, number, tuple(box_), *rest) for number, (box_, *rest) in enumerate(measures)]
+    return [piece for piece in pieces if max(piece.height, piece.width) >= 0.03 * WORKING]
 
 
 def labelled(mask: np.ndarray) -> tuple[np.ndarray, int]:

@@ -585,8 +585,13 @@ class Piece:
     def may_be_strokes(self) -> bool:
         return self.support >= 0.6 and self.girth <= max(3, 0.34 * max(self.height, self.width))
 
+    def may_be_a_blot(self) -> bool:
+        """Thicker than strokes, not as thick as a sheet."""
+        thickest = 0.55 * max(self.height, self.width)
+        return self.inside and self.support > 0.95 and not self.may_be_strokes() and self.girth <= thickest
+
     def is_thin(self) -> bool:
-        return self.support > 0.93 and self.girth - 1 <= 0.28 * max(self.height, self.width)
+        return self.support > 0.93 and self.girth - 1 <= 0.3 * max(self.height, self.width)
 
     def is_compact(self) -> bool:
         """Whether filling it across and down adds little, as with a one and with what a digit's stroke encloses."""
@@ -620,6 +625,9 @@ def find_digit(plane: np.ndarray) -> tuple[np.ndarray, float, list[str]] | None:
             if lowest < level < highest:
                 pieces += pieces_at(depth, edged, level, light)
     strokes = without_frames([piece for piece in pieces if piece.may_be_strokes()])
+    blots = [piece for piece in pieces if piece.may_be_a_blot()]
+    if max((blot.salience for blot in blots), default=0) > 4 * max((piece.salience for piece in strokes), default=0):
+        strokes = blots  # a digit written so bold that its strokes have run together, and what they leave between them
     if not strokes:
         return None
     best = most_like_a_digit(strokes)
@@ -675,12 +683,11 @@ def most_like_a_digit(strokes: list[Piece]) -> Piece:
         ]
         best = max(on_lines, key=lambda piece: piece.score, default=best)
     for piece in sorted(strokes, key=lambda piece: -piece.salience):
-        if piece.light == best.light or piece.salience < 0.3 * best.salience:
+        if piece.light == best.light or piece.salience < 0.36 * best.salience:
             continue
         if encloses(piece, best) and is_counter(best, piece):
             return piece
-        ink = piece.inside and piece.support > 0.9 and not (piece.is_compact() and best.is_thin())
-        if ink and encloses(best, piece):
+        if encloses(best, piece) and is_ink(piece, best):
             return piece
     return best
 
@@ -693,6 +700,17 @@ def is_counter(inner: Piece, outer: Piece) -> bool:
     if outer.area > 8 * inner.area or outer.size > 5 * inner.size:
         return False
     return outer.is_thin() and inner.is_compact() and not outer.is_compact()
+
+
+def is_ink(inner: Piece, outer: Piece) -> bool:
+    """Whether `inner` is ink on the sheet `outer`, not paper that the stroke `outer` encloses.
+
+    It may be paper only if it is as compact as that is. A sheet is wide, and fills most of its box.
+    """
+    if not inner.inside or inner.support <= 0.9:
+        return False
+    filled = (outer.area + inner.area) / (outer.height * outer.width)
+    return not inner.is_compact() or (not outer.is_thin() and filled > 0.75)
 
 
 def encloses(outer: Piece, inner: Piece) -> bool:

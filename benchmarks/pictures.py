@@ -25,11 +25,11 @@ from export.predict import PredictError, Predictor
 from tests.export_styles import STYLES, Style
 
 DIGITS = 100
-DEVELOPMENT = range(0, 2000)
+DEVELOPMENT = range(0, 2001)
 """Seeds to work with."""
-HELD_BACK = range(2000, 2001)
-"""Of the final test: not to be used while the preparation or the styles are being changed. 1000 and 1001 were held back
-before, and seen too early."""
+HELD_BACK = range(2001, 2002)
+"""Of the final test: not to be used while the preparation or the styles are being changed. Once a result has led to a
+change, the next seeds are held back (1000, 1001 and 2000 were before)."""
 
 KEPT, SHARE_OF_STYLES, SILENT, WARNED = 95, 0.9, 1, 0.02
 """Acceptance: of 100, right answers to be kept by this share of the styles; silent errors allowed to a style; and the

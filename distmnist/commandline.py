@@ -7,24 +7,26 @@ import argparse
 import dataclasses
 import os
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import IO, Any, NoReturn
 
 from distmnist.config import Config, RunError, UsageError, option_flag, positive, resolve, value_type
-
-PATIENCE = 3.0
-"""Seconds that the other ranks leave to rank 0 to speak: torchrun ends them all as soon as one has left."""
+from distmnist.failure import exit_code, print_failure, print_once_a_machine
+from distmnist.launcher import has_siblings
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, with one line for wrong usage, and `--help` from rank 0 alone."""
+    """argparse's, with one line for wrong usage."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; --help lists the options")
 
+
+class RanksParser(Parser):
+    """Of a command that several processes run: rank 0 alone prints its help."""
+
     def print_help(self, file: IO[str] | None = None) -> None:
-        if is_first("RANK"):
+        if not has_siblings() or os.environ.get("RANK") == "0":
             super().print_help(file)
 
 
@@ -77,7 +79,7 @@ def check_count(flag: str, value: int | None) -> None:
 
 def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The command line -> the options that were typed, checked. Raises UsageError; `--help` prints and exits."""
-    parser = Parser(
+    parser = RanksParser(
         prog="distmnist.train",
         usage="torchrun --nproc_per_node=N -m distmnist.train [options]\n"
         "       python -m distmnist.train [options]             the same with one process",
@@ -91,33 +93,19 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     return given
 
 
-def answer(work: Callable[[], int]) -> int:
-    """What `work` returns, or the exit code of what it raises, whose one line rank 0 says."""
+def answer(work: Callable[[], int], *, ranks: bool = False) -> int:
+    """What `work` returns, or the exit code of what it raises, whose one line is printed.
+
+    ranks: several processes may run this command; then one of them prints the line.
+    """
     try:
         return work()
-    except UsageError as error:
-        return fail(str(error), 2)
-    except RunError as error:
-        return fail(str(error), 1)
+    except (UsageError, RunError) as error:
+        if not error.printed:
+            (print_once_a_machine if ranks and has_siblings() else print_failure)(str(error))
+        return exit_code(error)
     except KeyboardInterrupt:
         return 130
-
-
-def fail(message: str, code: int, speaker: str = "RANK") -> int:
-    """Has the process speak, on standard error, whose environment's `speaker` is 0 or absent. Returns `code`.
-
-    All but rank 0 wait first, for rank 0 to speak.
-    """
-    if not is_first("RANK"):
-        time.sleep(PATIENCE)
-    if is_first(speaker):
-        print(f"distmnist: {message}", file=sys.stderr, flush=True)
-    return code
-
-
-def is_first(name: str) -> bool:
-    """Whether this process's number `name`, "RANK" or "LOCAL_RANK", is 0."""
-    return os.environ.get(name, "0") == "0"
 
 
 def check() -> int:

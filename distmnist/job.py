@@ -4,8 +4,7 @@ import contextlib
 import dataclasses
 import os
 import signal
-import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -13,7 +12,7 @@ from distmnist import __version__, data, plots, summary
 from distmnist.config import Config, UsageError, from_json, option_flag, resolve, to_json
 from distmnist.data import Dataset
 from distmnist.distributed import World, choose_device, join
-from distmnist.heartbeat import Heartbeat
+from distmnist.launcher import this_process
 from distmnist.log import Log, Silence
 from distmnist.machine import (
     be_deterministic,
@@ -33,6 +32,12 @@ from distmnist.trainer import Snapshot, fit
 Given = dict[str, Any]
 """The options that were typed, by name: what is left is up to the recipe and the defaults."""
 
+DOWNLOAD_SECONDS = 3600.0
+"""How long the other ranks wait while one downloads: MNIST's 11 MB over a slow line, or behind another run's lock."""
+
+PLOTS_SECONDS = 600.0
+"""How long the other ranks wait while rank 0 draws: on a fresh machine matplotlib first looks at every font."""
+
 
 def run(given: Given) -> int:
     """Runs the job for the options that were typed. Returns the exit code; raises UsageError and RunError."""
@@ -46,7 +51,7 @@ def run(given: Given) -> int:
         common = next(iter(configs.values()))
         amp, why = set_up_machine(world, common)
         dataset = find_digits(world, log, common, snapshots)
-        world.connect(common.timeout)
+        world.connect()
 
         setting = {
             "world_size": world.size,
@@ -64,7 +69,6 @@ def run(given: Given) -> int:
                 directory.write_history(net, snapshot)
             header(log, world, common, setting, why, dataset, directory)
         signals = stack.enter_context(Signals())
-        stack.enter_context(Heartbeat(world.store, world.rank, world.size, common.timeout, alarm))
         figures, histories = {}, {}
         for net, config in configs.items():
             result = fit(
@@ -82,19 +86,14 @@ def run(given: Given) -> int:
             if directory:
                 directory.write_predictions(net, result.evaluation.arrays())
         finished = len(figures) == len(configs)
-        with world.agreement():  # nobody leaves, and so stops watching over the others, before all are done
+        with world.agreement():  # nobody leaves before the run is complete on disk
             if directory:
                 directory.write_json("summary.json", summary.summarize(finished, dataset, setting, figures))
                 if finished:
-                    leave_plots(log, directory, figures, histories)
+                    with world.heartbeat.busy("drawing the plots", PLOTS_SECONDS):
+                        leave_plots(log, directory, figures, histories)
                 footer(log, dataset, figures, finished, directory)
         return 0 if finished else 128 + (signals.fatal or signal.SIGTERM)
-
-
-def alarm(message: str) -> NoReturn:
-    """Ends this process from the heartbeat's thread: the main thread waits for a rank that will not come."""
-    print(f"distmnist: {message}; stopping", file=sys.stderr, flush=True)
-    os._exit(1)
 
 
 def nets(given: Given) -> list[str]:
@@ -131,7 +130,7 @@ def open_run(
     with world.agreement():
         if world.is_main:
             options = resolve(given)
-            earlier = launch(world).earlier_attempt(options.output)
+            earlier = launch(world).earlier_attempt(options.output, lambda config: is_same_command(config, given))
             # What an earlier attempt left behind needs a moment to die and let go of the lock.
             directory = RunDirectory(earlier or options.output or default_path(), patience=10.0 if earlier else 0.0)
             stack.callback(directory.release)
@@ -145,7 +144,17 @@ def open_run(
 
 
 def launch(world: World) -> Launch:
-    return Launch(os.environ.get("TORCHELASTIC_RUN_ID"), frozenset(world.agents))
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
+    return Launch(run_id, frozenset(world.agents), world.attempt, this_process())
+
+
+def is_same_command(config: dict[str, Any], given: Given) -> bool:
+    """Whether a config.json is of a run that was started with the options `given`, those of this machine apart."""
+    if given.get("resume"):
+        return True
+    before = from_json(config["given"])
+    names = {*Config().result_options(), "model", "recipe"} - {"amp"}
+    return all(before.get(name) == given.get(name) for name in names)
 
 
 def resume(directory: RunDirectory, given: Given, log: Log) -> tuple[Given, dict[str, Snapshot]]:
@@ -217,7 +226,8 @@ def find_digits(world: World, log: Log, config: Config, snapshots: dict[str, Sna
     reason = None
     with world.agreement():
         if world.local_rank == 0:
-            reason = data.fetch(config.data_dir, log.say)
+            with world.heartbeat.busy("downloading the data set", DOWNLOAD_SECONDS):
+                reason = data.fetch(config.data_dir, log.say)
     with world.agreement() as statement:
         dataset = data.load(config.data_dir)
         statement["the data set"] = dataset.name

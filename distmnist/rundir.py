@@ -38,31 +38,60 @@ def default_path() -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """What started a run: torchrun's id for it, and its agents, as `machine.agent` names them."""
+    """What started a run: torchrun's id for it, and its agents, as `launcher.parent_process` names them.
+
+    attempt: the highest of the agents' counts of restarts; process: rank 0's. All of them None or empty without
+    torchrun.
+    """
 
     run_id: str | None
     agents: frozenset[str]
+    attempt: int = 0
+    process: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {"run_id": self.run_id, "agents": sorted(self.agents)}
+        return {
+            "run_id": self.run_id,
+            "agents": sorted(self.agents),
+            "attempt": self.attempt,
+            "process": self.process,
+        }
 
-    def earlier_attempt(self, output: Path | None) -> Path | None:
+    def earlier_attempt(self, output: Path | None, is_same: Callable[[dict[str, Any]], bool]) -> Path | None:
         """The directory in which an earlier attempt of this launch began its run: `output`, or one in runs/.
 
         An agent that was there then has restarted its workers. In a directory that was named all agents may be new,
-        after a requeue, if torchrun was given an id of its own; "none" is its default.
+        after a requeue, if torchrun was given an id of its own; "none" is its default. Not an earlier attempt: a run
+        that this very process has trained, one whose config.json `is_same` finds to be of another command, and one
+        that was finished before the agent restarted anything, which is an earlier command of the same script.
         """
         if self.run_id is None:
             return None
         for path in [output] if output else sorted(RUNS.glob("[!.]*"), reverse=True):
             try:
-                noted = json.loads((path / "config.json").read_text())["launch"]
-            except (OSError, ValueError, KeyError):
+                config = json.loads((path / "config.json").read_text())
+                noted = config["launch"]
+                same_agent = not self.agents.isdisjoint(noted["agents"])
+                restarted = not same_agent or self.attempt > noted.get("attempt", 0)
+                if (
+                    noted["run_id"] == self.run_id
+                    and (same_agent or (output and self.run_id != "none"))
+                    and noted.get("process") != self.process
+                    and is_same(config)
+                    and (restarted or not is_finished(path))
+                ):
+                    return path
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # nothing that an attempt of ours has left
-            same_agent = not self.agents.isdisjoint(noted["agents"])
-            if noted["run_id"] == self.run_id and (same_agent or (output and self.run_id != "none")):
-                return path
         return None
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the run in `path` has come to its end."""
+    try:
+        return json.loads((path / "summary.json").read_text())["status"] == "finished"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 class RunDirectory:

@@ -6,22 +6,19 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 SIGINT, 143 SIGTERM. t
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from distmnist.commandline import answer, fail, parse
-from distmnist.config import UsageError
+from distmnist.commandline import answer, parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        given = parse(arguments)
-    except UsageError as error:
-        # Every node's first process speaks: the nodes may have been started with different options.
-        return fail(str(error), 2, speaker="LOCAL_RANK")
-    return answer(lambda: work(given))
+    return answer(lambda: work(arguments), ranks=True)
 
 
-def work(given: dict[str, Any]) -> int:
+def work(arguments: Sequence[str] | None) -> int:
+    given = parse(arguments)
+    # torch's C++ code would fill standard error with warnings when a rank is lost: our own line says which.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from distmnist import job  # imports torch: 2 s that a mistyped option need not take
 
     return job.run(given)

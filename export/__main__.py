@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distmnist.commandline import Parser, answer, fail
+from distmnist.commandline import Parser, answer
 from distmnist.config import UsageError
+from distmnist.failure import print_failure
 
 OPSETS, DEFAULT_OPSET = range(18, 26), 18
 LINES = 6
@@ -71,7 +72,8 @@ def failed(failures: list[str], where: str) -> int:
     for line in failures[:LINES]:
         print(f"FAILED {line}", file=sys.stderr)
     more = len(failures) - LINES
-    return fail(where + (f" ({more} more failures)" if more > 0 else ""), 3)
+    print_failure(where + (f" ({more} more failures)" if more > 0 else ""))
+    return 3
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from digits import few_digits, published, synthetic_files
 
 from distmnist import data, idx, train
 from distmnist.data import Dataset
-from distmnist.distributed import VARIABLES
+from distmnist.launcher import VARIABLES
 
 CLOSED = "http://127.0.0.1:9"
 """A proxy that refuses at once (the discard port): a download that a test has not replaced fails without delay."""

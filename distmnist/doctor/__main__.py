@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from distmnist.commandline import Parser, add_options, answer
+from distmnist.commandline import RanksParser, add_options, answer
 from distmnist.config import Config
 
 OPTIONS = ("data_dir", "output", "device", "amp", "threads", "timeout")
@@ -21,7 +21,7 @@ OPTIONS = ("data_dir", "output", "device", "amp", "threads", "timeout")
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Config, dict[str, Any]]:
     """The command line -> the training's options, and the doctor's own. Raises UsageError; `--help` exits."""
-    parser = Parser(
+    parser = RanksParser(
         prog="distmnist.doctor",
         usage="python -m distmnist.doctor [options]                          this machine\n"
         "       torchrun --nproc_per_node=N -m distmnist.doctor [options]     all processes together",
@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Config, dict[str, Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return answer(lambda: work(arguments))
+    return answer(lambda: work(arguments), ranks=True)
 
 
 def work(arguments: Sequence[str] | None) -> int:

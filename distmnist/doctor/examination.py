@@ -17,8 +17,8 @@ from distmnist.distributed import World, join
 from distmnist.doctor import checks, measurements, network
 from distmnist.doctor.checks import OK, PROBLEM, WARNING, Finding
 from distmnist.doctor.measurements import StepTimes
-from distmnist.heartbeat import Heartbeat
-from distmnist.job import alarm, set_up_machine
+from distmnist.failure import first_line
+from distmnist.job import set_up_machine
 from distmnist.machine import die_with_parent
 from distmnist.rundir import versions
 
@@ -76,8 +76,7 @@ def run(config: Config, endpoint: str | None, *, as_json: bool) -> int:
             return world.announce(report.close())
         config = dataclasses.replace(config, amp=amp)
         try:
-            with Heartbeat(world.store, world.rank, world.size, config.timeout, alarm):
-                try_together(report, world, config)
+            try_together(report, world, config)
         except (RunError, RuntimeError) as error:
             if world.size == 1:
                 raise
@@ -90,8 +89,8 @@ def run(config: Config, endpoint: str | None, *, as_json: bool) -> int:
 
 def trouble(error: Exception, world: World) -> str:
     backend, variable = ("nccl", "NCCL") if world.device.type == "cuda" else ("gloo", "GLOO")
-    first = str(error).strip().splitlines()[0].split(". ")[0] if str(error).strip() else type(error).__name__
-    return f"{backend} failed: {first}; name the right interface in {variable}_SOCKET_IFNAME, open the hosts' firewalls"
+    advice = f"name the right interface in {variable}_SOCKET_IFNAME, open the hosts' firewalls"
+    return f"{backend} failed: {first_line(error)}; {advice}"
 
 
 def look_at_hosts(report: Report, world: World, config: Config, endpoint: str | None) -> bool:
@@ -102,7 +101,7 @@ def look_at_hosts(report: Report, world: World, config: Config, endpoint: str | 
         findings = []
         checks.look_at_device(config.device, world)
     mine = {"host": socket.gethostname(), "versions": versions(), "findings": findings}
-    everyone = collect(world, "host", mine)
+    everyone = world.collect(mine)
     for rank, theirs in enumerate(everyone):
         for finding in theirs["findings"]:
             report.add(Finding(*finding), theirs["host"])
@@ -117,19 +116,9 @@ def look_at_hosts(report: Report, world: World, config: Config, endpoint: str | 
     return world.announce(report.count(PROBLEM) == 0)
 
 
-def collect(world: World, name: str, value: Any) -> list[Any]:
-    """Every rank's JSON value, on rank 0, in the order of ranks; [] on the others. Needs no process group."""
-    if world.store is None:
-        return [value]
-    world.store.set(f"doctor/{name}/{world.rank}", json.dumps(value))
-    if not world.is_main:
-        return []
-    return [json.loads(world.store.get(f"doctor/{name}/{rank}")) for rank in range(world.size)]
-
-
 def compare_clocks(report: Report, world: World, everyone: list[dict[str, Any]]) -> None:
     world.announce(None)  # all ranks are here within milliseconds of each other
-    clocks = collect(world, "clock", time.time())
+    clocks = world.collect(time.time())
     for rank, clock in enumerate(clocks):
         if abs(clock - clocks[0]) > CLOCK_SECONDS:
             text = f"the clock differs by {clock - clocks[0]:+.0f} s from rank 0's; set both by NTP"
@@ -144,7 +133,7 @@ def compare_folders(report: Report, world: World, output: Path | None, everyone:
     if world.is_main and os.access(mark.parent, os.W_OK):
         mark.touch()
     mark = Path(world.announce(str(mark)))
-    seen = collect(world, "folder", mark.exists())
+    seen = world.collect(mark.exists())
     world.announce(None)  # all have looked
     if world.is_main:
         mark.unlink(missing_ok=True)
@@ -157,7 +146,7 @@ def try_together(report: Report, world: World, config: Config) -> None:
     """The process group, its all-reduces, and training steps: each rank's alone, then all together."""
     if world.size > 1:
         start = time.perf_counter()
-        world.connect(config.timeout)
+        world.connect()
         world.sum_(torch.zeros(1, device=world.device))  # what nccl puts off until it is needed
         backend = torch.distributed.get_backend()
         seconds = time.perf_counter() - start
@@ -169,7 +158,7 @@ def try_together(report: Report, world: World, config: Config) -> None:
 
     alone_config = dataclasses.replace(config, batch_size=measurements.share(config, world))
     alone = gather_times(world, measurements.try_steps(alone_config, World(device=world.device)))
-    ranks = collect(world, "rank", {"host": socket.gethostname(), "device": str(world.device), **talks_over(world)})
+    ranks = world.collect({"host": socket.gethostname(), "device": str(world.device), **talks_over(world)})
     usual = statistics.median(times.median for times in alone)
     report.measured["ranks"] = []
     for rank, (about, times) in enumerate(zip(ranks, alone, strict=False)):

@@ -20,8 +20,8 @@ import torch
 
 from distmnist import data, train
 from distmnist.config import Config, RunError, UsageError, option_flag, resolve, to_json
-from distmnist.distributed import VARIABLES
 from distmnist.job import nets
+from distmnist.launcher import VARIABLES
 from distmnist.log import Log
 from distmnist.machine import die_with_parent, usable_cores
 from distmnist.rundir import RunDirectory

@@ -121,6 +121,14 @@ def work(
     os.dup2(null, 1)
     os.dup2(null, 2)
     data.load, data.fetch = few_digits, lambda directory, say: None
+    note_training(events)
+    if fault and fault.rank == rank:
+        strike(fault, events)
+    sys.exit(train.main(arguments))
+
+
+def note_training(events: Path) -> None:
+    """Has every epoch, or what is left of one after a restart, noted as it begins."""
     original = trainer.Trainer._run_epoch
 
     def run_epoch(self: trainer.Trainer) -> None:
@@ -128,9 +136,6 @@ def work(
         original(self)
 
     trainer.Trainer._run_epoch = run_epoch
-    if fault and fault.rank == rank:
-        strike(fault, events)
-    sys.exit(train.main(arguments))
 
 
 def strike(fault: Fault, events: Path) -> None:
@@ -170,8 +175,9 @@ def hurt(fault: Fault, events: Path, args: tuple[Any, ...]) -> None:
 
 
 def note(events: Path, what: str, position: int | None) -> None:
+    entry = {"event": what, "position": position, "at": time.monotonic(), "pid": os.getpid()}
     with events.open("a") as file:
-        file.write(json.dumps({"event": what, "position": position, "at": time.monotonic()}) + "\n")
+        file.write(json.dumps(entry) + "\n")
 
 
 def attempt(trial: Trial, number: int, store: dist.TCPStore, folder: Path) -> bool:

@@ -33,11 +33,11 @@ class PeerLost(RunError):
 
 
 class Failure(NamedTuple):
-    """Why a run failed, in one line; its exit code; and the ranks that may not be able to end by themselves."""
+    """Why a run failed, in one line; its exit code; and the ranks that are the cause, and may not be able to act."""
 
     text: str
     code: int = 1
-    stuck: tuple[int, ...] = ()
+    ranks: tuple[int, ...] = ()
 
 
 def exit_code(error: BaseException) -> int:
@@ -97,8 +97,8 @@ def read_failure(store: "Store") -> Failure | None:
     """The failure that a rank has reported, if one has."""
     if not store.check(["failure"]):
         return None
-    text, code, stuck = json.loads(store.get("failure"))
-    return Failure(text, code, tuple(stuck))
+    text, code, ranks = json.loads(store.get("failure"))
+    return Failure(text, code, tuple(ranks))
 
 
 def settle(store: "Store", rank: int, failure: Failure) -> Failure:
@@ -106,15 +106,15 @@ def settle(store: "Store", rank: int, failure: Failure) -> Failure:
 
     The lowest rank that still can prints it. No rank may end before: torchrun then ends the others.
     """
-    text, code, stuck = json.loads(store.compare_set("failure", "", json.dumps(failure)))
-    if rank:
-        wait_until(lambda: store.check(["printed"]), GRACE + STAGGER * min(rank, 10))
+    text, code, ranks = json.loads(store.compare_set("failure", "", json.dumps(failure)))
+    if before := min(rank, 10) - len([cause for cause in ranks if cause < rank]):
+        wait_until(lambda: store.check(["printed"]), GRACE + STAGGER * before)
     if not store.check(["printed"]) and store.add("printing", 1) == 1:
         print_failure(text)
         store.set("printed", "")
     wait_until(lambda: store.check(["printed"]), GRACE)
     store.add("informed", 1)
-    return Failure(text, code, tuple(stuck))
+    return Failure(text, code, tuple(ranks))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -34,7 +34,7 @@ from distmnist.failure import (
     exit_code,
     first_line,
     is_ours,
-    print_failure,
+    print_once_a_machine,
     read_failure,
     settle,
     wait_until,
@@ -97,17 +97,17 @@ def judge(beats: list[Beat], silent: set[int], still: float) -> Failure | None:
     if missing := [beat for beat in beats if beat.rank in silent]:
         first = min(missing, key=lambda beat: (beat.phase, beat.rank))
         last = f"; it was last in {first.place}" if first.place else ""
-        return Failure(f"{first.name} has given no sign of life for {still:.0f} s{last}", stuck=(first.rank,))
+        return Failure(f"{first.name} has given no sign of life for {still:.0f} s{last}", ranks=(first.rank,))
     behind = [beat for beat in beats if beat.phase == min(beat.phase for beat in beats)]
     blamed = [beat for beat in behind if not beat.waiting] or behind
     if any(beat.still < beat.limit for beat in blamed):
         return None
     first = blamed[0]
     if first.task:
-        return Failure(f"{first.name} has not finished {first.task} within {first.limit:g} s", stuck=(first.rank,))
+        return Failure(f"{first.name} has not finished {first.task} within {first.limit:g} s", ranks=(first.rank,))
     if len(blamed) == 1:
         text = f"{first.name} has made no progress for {first.still:.0f} s, in {first.place}"
-        return Failure(text, stuck=(first.rank,))
+        return Failure(text, ranks=(first.rank,))
     ranks = ", ".join(str(beat.rank) for beat in blamed)
     if left:
         return Failure(f"{left[0].name} has left the run, but rank {ranks} waits for it, in {first.place}")
@@ -127,7 +127,7 @@ class Heartbeat:
     def __init__(self, store: dist.Store | None = None, rank: int = 0, size: int = 1, timeout: float = 300.0) -> None:
         """store: of this attempt alone; timeout: seconds that a rank may go without progress."""
         self.store, self.rank, self.size, self.timeout = store, rank, size, timeout
-        self.hosts_store = rank == 0 and not agent_hosts_store()
+        self.host: Beat | None = None  # of the rank that hosts the store, if another one does
         self.phase = self.touches = self.exchanges = 0
         self.waits = False
         self.limit, self.task = timeout, ""
@@ -223,9 +223,10 @@ class Heartbeat:
             if isinstance(error, PeerLost | dist.DistError) or type(error) is RuntimeError:
                 failure = self._evidence() or failure
             failure = settle(self.store, self.rank, failure)
-            self._linger()
-        except dist.DistError:
-            print_failure(failure.text)
+            self._linger(self.store)
+        except dist.DistError as lost:
+            failure = self._without_store(lost)
+            print_once_a_machine(failure.text)
         told = UsageError(failure.text) if failure.code == 2 else RunError(failure.text)
         told.printed = True
         return told
@@ -262,7 +263,7 @@ class Heartbeat:
                 self._publish(self.client)
                 failure = read_failure(self.client) or self._look()
             except dist.DistError as error:
-                failure = self._without_store(error)
+                failure = self._if_left() if self.me.left else self._without_store(error)
             self.exchanges += 1
             if failure and self.ending.acquire(blocking=False):
                 self._end(failure)
@@ -300,6 +301,8 @@ class Heartbeat:
 
     def _look(self) -> Failure | None:
         """Whether another rank has ended or is to blame for a standstill. Asks the store only while this one stands."""
+        if self.host is None and self.rank and not agent_hosts_store():
+            self.host = next((beat for beat in self._read_beats(self.client) if beat.rank == 0), None)
         if self.still < EARLY:
             self.beats, self.quiet = {}, {}
             return None
@@ -322,32 +325,33 @@ class Heartbeat:
         """This rank's beat; one that has left and then hangs is to be blamed for it."""
         return dataclasses.replace(self.me, left=False)
 
-    def _without_store(self, error: dist.DistError) -> Failure | None:
-        """Its host has ended. Once this rank has left that is as it should be, unless it then hangs itself."""
-        if not self.me.left:
-            return Failure(f"{self._store_name()} is lost: {first_line(error)}")
+    def _if_left(self) -> Failure | None:
+        """The store has gone, as it should: this rank has left. It may still hang."""
         return judge([self._as_present()], set(), self.still) if self.still >= self.timeout else None
+
+    def _without_store(self, error: dist.DistError) -> Failure:
+        if self.host and self.host.has_ended():
+            return ended(self.host)
+        return Failure(f"{self._store_name()} is lost: {first_line(error)}")
 
     def _end(self, failure: Failure) -> NoReturn:
         """Ends this process, and one of this machine that the failure names and that cannot end by itself."""
         try:
             failure = settle(self.client, self.rank, failure)
-            self._linger()
+            self._linger(self.client)
         except dist.DistError:
-            print_failure(failure.text)
-        for rank in set(failure.stuck) - {self.rank}:
-            beat = self.beats.get(rank)
-            # Stopped, or in C code that holds the interpreter's lock: torchrun would wait 30 s for it.
-            if beat and beat.can_be_seen() and not wait_until(beat.has_ended, GRACE):
-                os.kill(beat.pid, signal.SIGKILL)
+            print_once_a_machine(failure.text)
+        for rank in set(failure.ranks) - {self.rank}:
+            if beat := self.beats.get(rank):
+                kill(beat)
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
         os._exit(failure.code)
 
-    def _linger(self) -> None:
+    def _linger(self, store: dist.Store) -> None:
         """The rank that hosts the store goes last, unless another does not come for the news."""
-        if self.hosts_store:
-            wait_until(lambda: self.store.add("informed", 0) >= self.size, 2 * GRACE)
+        if self.rank == 0 and not agent_hosts_store():
+            wait_until(lambda: store.add("informed", 0) >= self.size, 2 * GRACE)
 
     # The thread that watches the one that beats
 
@@ -357,7 +361,9 @@ class Heartbeat:
             blocked = 0.0 if seen != self.exchanges else blocked + INTERVAL
             seen = self.exchanges
             if blocked >= self.timeout + EARLY and self.ending.acquire(blocking=False):
-                print_failure(f"{self._store_name()} has not answered for {blocked:.0f} s")
+                print_once_a_machine(f"{self._store_name()} has not answered for {blocked:.0f} s")
+                if self.host:
+                    kill(self.host)
                 os._exit(1)
 
     def _store_name(self) -> str:
@@ -365,5 +371,15 @@ class Heartbeat:
         return f"the store at {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}, which {host} hosts,"
 
 
+def kill(beat: Beat) -> None:
+    """Kills a rank of this machine that does not end by itself: it is stopped, or in C code that holds the GIL.
+
+    torchrun would wait 30 s for it.
+    """
+    if beat.can_be_seen() and not wait_until(beat.has_ended, GRACE):
+        os.kill(beat.pid, signal.SIGKILL)
+
+
 def ended(beat: Beat) -> Failure:
-    return Failure(f"{beat.name} has ended without a word; was it killed, or did it run out of memory?")
+    text = f"{beat.name} has ended without a word; was it killed, or did it run out of memory?"
+    return Failure(text, ranks=(beat.rank,))

@@ -127,7 +127,7 @@ def test_a_wrong_sum_is_a_problem_and_the_rank_is_named():
 
 
 def cannot_connect(rank):
-    def fail(world, timeout):
+    def fail(world):
         raise RuntimeError("[gloo] connectFullMesh failed with Connection refused. More of it\nand more")
 
     World.connect = fail

@@ -1,19 +1,20 @@
-"""A rank that hangs, wherever ranks wait for each other: all end by themselves, and one line names it."""
+"""A rank that hangs or fails, wherever ranks wait for each other: all end by themselves, and one line names it."""
 
 import dataclasses
 import os
+import re
 import signal
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from digits import few_digits
-from ranks import Ended, end_processes
+from ranks import end_processes
 
 from benchmarks.faults import FAIL, FREEZE, HANG, HANG_IN_C, MOMENTS, Fault, strike
-from distmnist import data, job, train
+from distmnist import data, job, shared_memory, train
 
 SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--threads=1", "--timeout=4", "--output=run")
 
@@ -29,7 +30,7 @@ class Case:
     kind: str = HANG
 
 
-CASES = [
+HANGS = [
     Case("start-up", 1, 2, True),
     Case("set-up: connecting", 1, 3, False),
     Case("set-up: meeting in shared memory", 0, 2, False),
@@ -37,7 +38,7 @@ CASES = [
     Case("a step", 1, 2, False),
     Case("a step", 1, 2, True, HANG_IN_C),
     Case("a step", 2, 3, True, FREEZE),
-    Case("a step", 0, 2, False, FREEZE),  # it hosts the store
+    Case("a step", 0, 3, False, FREEZE),  # it hosts the store
     Case("evaluation", 0, 3, True),
     Case("evaluation: adding up", 1, 2, False, HANG_IN_C),
     Case("saving: writing", 0, 2, True),
@@ -46,115 +47,43 @@ CASES = [
 ]
 
 
-def run_with(folder: Path, fault: Fault | None, *more: str) -> int:
-    """The command, in `folder`, on a few digits; `fault` strikes on its rank."""
+def prepare(folder: Path) -> None:
+    """This process is about to run the command in `folder`, on a few digits."""
     os.chdir(folder)
     data.fetch, data.load = lambda directory, say: None, lambda directory: few_digits()
-    if fault and fault.rank == int(os.environ["RANK"]):
+
+
+def run_with(folder: Path, fault: Fault, *more: str) -> int:
+    """The command; `fault` strikes on its rank."""
+    prepare(folder)
+    if fault.rank == int(os.environ["RANK"]):
         strike(fault, folder / "events")
     return train.main([*SMALL, *more])
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory) -> dict[Case, Future[list[Ended]]]:
-    """The cases are under way together, four at a time: nearly all that they do is wait."""
-    with ThreadPoolExecutor(4) as threads:
-        started = {}
-        for case in CASES:
-            fault = Fault(case.moment, 1, False, case.rank, case.kind)
-            folder = tmp_path_factory.mktemp("hang")
-            started[case] = threads.submit(
-                end_processes, run_with, case.size, folder, fault, timeout=120.0, torchrun=case.torchrun
-            )
-        yield started
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.moment}, {case.kind}, {case.rank} of {case.size}")
-def test_all_ranks_end_by_themselves_and_one_line_names_the_one_that_hangs(outcomes, case):
-    ended = outcomes[case].result()
-    frozen_store = case.kind == FREEZE and not case.torchrun and case.rank == 0
-    assert [one.code for one in ended if one.code is None] == [None] * frozen_store, "a rank was left behind"
-    assert ended[case.rank].code != 0
-    lines = [line for one in ended for line in one.err if "WARNING" not in line]
-    if frozen_store:
-        assert len(lines) == case.size - 1 and all("which rank 0 hosts, has not answered" in line for line in lines)
-    else:
-        assert len(lines) == 1 and lines[0].startswith(f"distmnist: rank {case.rank} on "), lines
-
-
-@pytest.mark.parametrize("rank", [0, 1, 2])
-@pytest.mark.parametrize("step", ["listen", "meet_peers", "make_memory", "receive_memory"])
-def test_where_setting_up_shared_memory_fails_on_a_rank_training_goes_over_gloo(tmp_path, step, rank, monkeypatch):
-    if (step == "make_memory" and rank) or (step == "receive_memory" and not rank):
-        pytest.skip("this rank does not take this step")
-    ended = end_processes(run_without_memory, 3, tmp_path, step, rank)
-    assert [(one.code, one.err) for one in ended] == [(0, [])] * 3
+GLOO_INSTEAD = [("listen", 2), ("meet_peers", 0), ("meet_peers", 1), ("make_memory", 0), ("receive_memory", 2)]
+"""A step of the setting up of shared memory, and the rank on which it fails."""
 
 
 def run_without_memory(folder: Path, step: str, rank: int) -> int:
-    from distmnist import shared_memory
-
-    MOMENTS["set-up"] = (shared_memory, step, 1)
-    return run_with(folder, Fault("set-up", 1, False, rank, FAIL), "--max-steps=3")
+    MOMENTS["a step of it"] = (shared_memory, step, 1)
+    return run_with(folder, Fault("a step of it", 1, False, rank, FAIL), "--max-steps=3")
 
 
-def download_slowly(folder: Path) -> int:
-    def fetch(directory, say):
-        time.sleep(8)
-
-    os.chdir(folder)
-    data.fetch, data.load = fetch, lambda directory: few_digits()
-    return train.main([*SMALL, "--max-steps=3"])
-
-
-def test_work_that_is_known_to_take_long_is_waited_for(tmp_path):
-    ended = end_processes(download_slowly, 2, tmp_path)
-    assert [(one.code, one.err) for one in ended] == [(0, [])] * 2
+ERRORS = [
+    ("start-up", 1, MemoryError(), "rank 1 on .*: MemoryError"),
+    ("start-up", 0, OSError(28, "No space left on device", "/x/gloo"), "distmnist: /x/gloo: No space left on device"),
+    ("a step", 1, MemoryError(), "rank 1 on .*: MemoryError"),
+    ("a step", 1, RuntimeError("the gloo/transport of my model"), "rank 1 on .*: RuntimeError: the gloo/transport"),
+    ("evaluation", 1, ValueError("odd"), "rank 1 on .*: ValueError: odd"),
+    ("saving: writing", 0, OSError(28, "No space left on device"), "run/mlp cannot be written: No space left"),
+]
+"""What is raised where, on which rank, and what is to be told."""
 
 
-def download_too_slowly(folder: Path) -> int:
-    job.DOWNLOAD_SECONDS = 6.0
-    data.fetch = lambda directory, say: time.sleep(1000)
-    os.chdir(folder)
-    return train.main([*SMALL, "--max-steps=3"])
-
-
-def test_work_that_takes_longer_than_its_own_limit_is_named(tmp_path):
-    ended = end_processes(download_too_slowly, 2, tmp_path, torchrun=False)
-    (line,) = [line for one in ended for line in one.err]
-    assert all(one.code for one in ended)
-    assert line.startswith("distmnist: rank 0 on ") and "has not finished downloading the data set within 6 s" in line
-
-
-def stand_still_together(folder: Path) -> int:
-    """All processes are stopped for longer than the time-out, at once, and continued."""
-    os.chdir(folder)
-    data.fetch, data.load = lambda directory, say: None, lambda directory: few_digits()
-    (folder / f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
-    return train.main([*SMALL, "--epochs=400"])
-
-
-def test_a_standstill_of_all_is_nobodys_fault(tmp_path):
-    def freeze() -> None:
-        files = [tmp_path / f"pid-{rank}" for rank in range(2)]
-        while not (tmp_path / "run/mlp/last.pt").exists():
-            time.sleep(0.1)
-        pids = [int(file.read_text()) for file in files]
-        for number in (signal.SIGSTOP, signal.SIGCONT, signal.SIGTERM):
-            for pid in pids:
-                os.kill(pid, number)
-            time.sleep(8 if number == signal.SIGSTOP else 3)
-
-    thread = threading.Thread(target=freeze, daemon=True)
-    thread.start()
-    ended = end_processes(stand_still_together, 2, tmp_path)
-    assert [(one.code, one.err) for one in ended] == [(143, [])] * 2, "they go on, and stop when they are asked to"
-
-
-def fail_on(folder: Path, rank: int, error: Exception, moment: str) -> int:
+def fail_on(folder: Path, moment: str, rank: int, error: Exception) -> int:
     """The command; `error` is raised on `rank` by what `moment` names."""
-    os.chdir(folder)
-    data.fetch, data.load = lambda directory, say: None, lambda directory: few_digits()
+    prepare(folder)
     if rank == int(os.environ["RANK"]):
         owner, name, _ = MOMENTS[moment]
 
@@ -165,27 +94,89 @@ def fail_on(folder: Path, rank: int, error: Exception, moment: str) -> int:
     return train.main([*SMALL])
 
 
-@pytest.mark.parametrize(
-    ("moment", "rank", "error", "told"),
-    [
-        ("start-up", 1, MemoryError(), "MemoryError"),
-        ("start-up", 0, OSError(28, "No space left on device", "/somewhere/gloo"), "/somewhere/gloo: No space left"),
-        ("a step", 1, MemoryError(), "rank 1 on .*: MemoryError"),
-        (
-            "a step",
-            1,
-            RuntimeError("the gloo/transport of my model"),
-            "rank 1 on .*: RuntimeError: the gloo/transport of my model",
-        ),
-        ("evaluation", 1, ValueError("odd"), "rank 1 on .*: ValueError: odd"),
-        ("saving: writing", 0, OSError(28, "No space left on device"), "run/mlp cannot be written: No space left"),
-    ],
-)
-@pytest.mark.parametrize("torchrun", [True, False])
-def test_whatever_goes_wrong_on_whichever_rank_is_told_once(tmp_path, moment, rank, error, told, torchrun):
-    ended = end_processes(fail_on, 2, tmp_path, rank, error, moment, torchrun=torchrun)
+def download(folder: Path, seconds: float, limit: float) -> int:
+    """The command; the download takes so long, and may take as long as `limit`."""
+    prepare(folder)
+    job.DOWNLOAD_SECONDS = limit
+    data.fetch = lambda directory, say: time.sleep(seconds)
+    return train.main([*SMALL, "--max-steps=3"])
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """What came of a case. All are under way together, four at a time: nearly all that they do is wait."""
+    with ThreadPoolExecutor(4) as threads:
+        started = {}
+
+        def start(key, function, size, *arguments, **options):
+            folder = tmp_path_factory.mktemp("ranks")
+            started[key] = threads.submit(end_processes, function, size, folder, *arguments, **options)
+
+        for case in HANGS:
+            fault = Fault(case.moment, 1, False, case.rank, case.kind)
+            start(case, run_with, case.size, fault, timeout=120.0, torchrun=case.torchrun)
+        for step, rank in GLOO_INSTEAD:
+            start((step, rank), run_without_memory, 3, step, rank)
+        for number, (moment, rank, error, _) in enumerate(ERRORS):
+            start(("error", number), fail_on, 2, moment, rank, error, torchrun=number % 2 == 0)
+        start("slow", download, 2, 8.0, 60.0)
+        start("too slow", download, 2, 1000.0, 6.0, torchrun=False)
+        yield lambda key: started[key].result()
+
+
+@pytest.mark.parametrize("case", HANGS, ids=lambda case: f"{case.moment}, {case.kind}, {case.rank} of {case.size}")
+def test_all_ranks_end_by_themselves_and_one_line_names_the_one_that_hangs(outcome, case):
+    ended = outcome(case)
+    assert None not in [one.code for one in ended], "a rank was left behind"
+    assert ended[case.rank].code != 0
+    (line,) = [line for one in ended for line in one.err]
+    store = case.kind == FREEZE and case.rank == 0 and not case.torchrun
+    assert ("which rank 0 hosts, has not answered" if store else f"distmnist: rank {case.rank} on ") in line
+
+
+@pytest.mark.parametrize(("step", "rank"), GLOO_INSTEAD)
+def test_where_shared_memory_cannot_be_set_up_on_a_rank_all_train_over_gloo(outcome, step, rank):
+    assert [(one.code, one.err) for one in outcome((step, rank))] == [(0, [])] * 3
+
+
+@pytest.mark.parametrize("number", range(len(ERRORS)), ids=[f"{moment} {error!r}" for moment, _, error, _ in ERRORS])
+def test_whatever_goes_wrong_on_whichever_rank_is_told_once(outcome, number):
+    ended = outcome(("error", number))
     assert all(one.code for one in ended)
     (line,) = [line for one in ended for line in one.err]
-    import re
+    assert re.search(ERRORS[number][3], line), line
 
-    assert re.search(told, line), line
+
+def test_work_that_is_known_to_take_long_is_waited_for(outcome):
+    assert [(one.code, one.err) for one in outcome("slow")] == [(0, [])] * 2
+
+
+def test_work_that_takes_longer_than_its_own_limit_is_named(outcome):
+    ended = outcome("too slow")
+    assert all(one.code for one in ended)
+    (line,) = [line for one in ended for line in one.err]
+    assert re.search("^distmnist: rank 0 on .* has not finished downloading the data set within 6 s$", line), line
+
+
+def run_long(folder: Path) -> int:
+    prepare(folder)
+    (folder / f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
+    return train.main([*SMALL, "--epochs=1000"])
+
+
+def test_a_standstill_of_all_processes_is_nobodys_fault(tmp_path):
+    """A container is paused, say, for longer than the time-out: they resume, and stop when they are asked to."""
+
+    def pause() -> None:
+        while not (tmp_path / "run/mlp/last.pt").exists():
+            time.sleep(0.1)
+        pids = [int((tmp_path / f"pid-{rank}").read_text()) for rank in range(2)]
+        for number, seconds in ((signal.SIGSTOP, 8), (signal.SIGCONT, 3), (signal.SIGTERM, 0)):
+            for pid in pids:
+                os.kill(pid, number)
+            time.sleep(seconds)
+
+    thread = threading.Thread(target=pause, daemon=True)
+    thread.start()
+    ended = end_processes(run_long, 2, tmp_path)
+    assert [(one.code, one.err) for one in ended] == [(143, [])] * 2

@@ -77,7 +77,7 @@ def run(config: Config, endpoint: str | None, *, as_json: bool) -> int:
         config = dataclasses.replace(config, amp=amp)
         try:
             try_together(report, world, config)
-        except (RunError, RuntimeError) as error:
+        except (UsageError, RuntimeError) as error:
             if world.size == 1:
                 raise
             report.add(Finding(PROBLEM, "group", trouble(error, world)))

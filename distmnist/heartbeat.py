@@ -105,12 +105,12 @@ def judge(beats: list[Beat], silent: set[int], still: float) -> Failure | None:
     first = blamed[0]
     if first.task:
         return Failure(f"{first.name} has not finished {first.task} within {first.limit:g} s", ranks=(first.rank,))
+    ranks = ", ".join(str(beat.rank) for beat in blamed)
+    if left and first.waiting:
+        return Failure(f"{left[0].name} has left the run, but rank {ranks} waits for it, in {first.place}")
     if len(blamed) == 1:
         text = f"{first.name} has made no progress for {first.still:.0f} s, in {first.place}"
         return Failure(text, ranks=(first.rank,))
-    ranks = ", ".join(str(beat.rank) for beat in blamed)
-    if left:
-        return Failure(f"{left[0].name} has left the run, but rank {ranks} waits for it, in {first.place}")
     return Failure(
         f"ranks {ranks} wait for each other, without progress for {first.still:.0f} s, in {first.place}; is the network"
         " between them down?"
@@ -200,6 +200,7 @@ class Heartbeat:
         self.signals.close()
         for thread in self.threads:
             thread.join(INTERVAL)  # the store may block it; it holds nothing that is still needed
+        self.wake.close()
 
     def leave(self) -> None:
         """Says that this rank needs the others no more, and that its end is not a loss."""
@@ -252,6 +253,9 @@ class Heartbeat:
 
     def _beat(self) -> None:
         before = (self.phase, self.touches)
+        with contextlib.suppress(dist.DistError):  # the loop finds that out, too
+            if self.rank and not agent_hosts_store() and wait_until(lambda: self.client.check(["beat/0"]), INTERVAL):
+                self.host = Beat(**json.loads(self.client.get("beat/0")))
         while not self.stopped.is_set():
             self._sleep()
             now = (self.phase, self.touches)
@@ -301,8 +305,6 @@ class Heartbeat:
 
     def _look(self) -> Failure | None:
         """Whether another rank has ended or is to blame for a standstill. Asks the store only while this one stands."""
-        if self.host is None and self.rank and not agent_hosts_store():
-            self.host = next((beat for beat in self._read_beats(self.client) if beat.rank == 0), None)
         if self.still < EARLY:
             self.beats, self.quiet = {}, {}
             return None

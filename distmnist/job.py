@@ -171,7 +171,7 @@ def resume(directory: RunDirectory, given: Given, log: Log) -> tuple[Given, dict
                 )
         snapshot, trouble = directory.load(net)
         if trouble:
-            log.warn(f"{trouble}; going on from the one before it")
+            log.warn(f"{trouble}; resuming from the checkpoint before it")
         if snapshot:
             position = snapshot["train"]["position"]
             if new.max_steps and new.max_steps < position:

@@ -73,6 +73,8 @@ class RunDirectory:
         if path.is_symlink():  # runs/latest, which this run may come to be
             path = path.parent / path.readlink()
         self.path = path
+        self.damaged: set[str] = set()
+        """The models whose last.pt was found damaged by `load` and is still there."""
         try:
             self.made = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
@@ -130,6 +132,9 @@ class RunDirectory:
         folder = self.path / model
         try:
             folder.mkdir(exist_ok=True)
+            if model in self.damaged:
+                checkpoint.set_damaged_aside(folder)
+                self.damaged.remove(model)
             written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             checkpoint.save(folder, {**snapshot, "written": written, "versions": versions()})
         except OSError as error:
@@ -143,7 +148,10 @@ class RunDirectory:
 
     def load(self, model: str) -> tuple[dict[str, Any] | None, str | None]:
         """The newest whole snapshot of <model> and what is wrong with a newer one: see `checkpoint.load_newest`."""
-        return checkpoint.load_newest(self.path / model)
+        snapshot, trouble = checkpoint.load_newest(self.path / model)
+        if trouble:
+            self.damaged.add(model)
+        return snapshot, trouble
 
     def write_predictions(self, model: str, arrays: dict[str, np.ndarray]) -> None:
         buffer = io.BytesIO()

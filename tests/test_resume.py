@@ -112,8 +112,9 @@ def test_a_run_whose_newest_snapshot_is_damaged_goes_on_from_the_one_before_and_
     last.write_bytes(last.read_bytes()[:-1])
     code, _, err = command("--resume", "--output=a")
     assert code == 0 and len(err) == 1
-    assert "WARNING: a/mlp/last.pt is damaged" in err[0] and "going on from the one before" in err[0]
+    assert "WARNING: a/mlp/last.pt is damaged" in err[0] and "resuming from the checkpoint before it" in err[0]
     assert figures("a")["weights_sha256"] == whole
+    assert all(checkpoint.load(Path("a/mlp", name)) for name in (checkpoint.LAST, checkpoint.PREVIOUS))
     for name in (checkpoint.LAST, checkpoint.PREVIOUS):
         Path("a/mlp", name).write_bytes(b"")
     assert "a/mlp/last.pt is damaged" in refusal(command("--resume", "--output=a"))

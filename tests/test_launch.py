@@ -28,7 +28,7 @@ def launch(folder: Path, script: str, *options: str, **variables: str) -> tuple[
 
 
 def test_one_machine_trains_with_as_many_processes_as_asked_and_passes_every_option_through(tmp_path):
-    options = ["--model", "mlp", "--max-steps=3", "--data-dir", "no data", "--output", "a b"]
+    options = ["--model", "mlp", "--max-steps=3", "--data", "sample", "--output", "a b"]
     code, out, err = launch(tmp_path, "single_node.sh", *options, NPROC="2")
     assert code == 0, err
     summary = json.loads((tmp_path / "a b/summary.json").read_text())

@@ -17,7 +17,7 @@ from distmnist.data import Dataset
 from distmnist.rundir import newer_than_latest, noted_data
 from distmnist.source import Trained
 
-from . import folder, gate, int8, onnx_file, parity, provenance, reference, torchscript
+from . import folder, gate, int8, onnx_file, parity, provenance, publish, reference, torchscript
 from .reference import Case
 
 OLDEST_RUNTIME = "1.15"
@@ -47,14 +47,15 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
             warn(f"{trained.name} is not finished: its training was interrupted")
     dataset = find_digits([trained.dataset for trained in nets], data_dir, noted_data(path))
     output = output or (path if path.is_dir() else path.parent) / "export"
-    failed = output.with_name(f"{output.name}-failed.json")
+    beside = output if output.name.strip(".") else output.resolve()  # "." has no name
+    failed = beside.with_name(f"{beside.name}-failed.json")
     metadata = {trained.name: provenance.describe(trained, opset) for trained in nets}
     without: dict[str, str] = {}
     if reason := torchscript.refusal():
         warn(f"no TorchScript: {reason}")
         without["torchscript"] = reason
     asked = {trained.name: ask(trained, dataset) for trained in nets}
-    with folder.staging(output) as staged:
+    with publish.staging(output) as staged:
         for trained in nets:
             write(staged, trained, metadata[trained.name], asked[trained.name][0], set(without))
             without |= write_int8(staged, trained.name, asked[trained.name][0], dataset, quantised)
@@ -63,13 +64,22 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
         (staged / "requirements.txt").write_text(requirements(opset))
         report, failures = prove(staged, nets, asked, metadata, dataset, without)
         if failures:
-            write_atomically(failed, folder.dump(report | {"failures": failures}))
-            raise ParityError(failures, f"nothing was exported to {output}; the measurements are in {failed}")
-        (staged / folder.MANIFEST).write_bytes(folder.sealed(report | {"files": folder.digests(staged)}))
-    failed.unlink(missing_ok=True)
+            raise ParityError(failures, f"nothing was exported to {output}; {keep(failed, report, failures)}")
+        write_atomically(staged / folder.MANIFEST, folder.sealed(report | {"files": folder.digests(staged)}))
+    if failed.exists():
+        failed.unlink()
     say_results(report)
     say(f"proved and written: {output}")
     say(f"next: python {output / 'predict.py'} {output / gate.names(nets[-1].name)['pixels']} IMAGE")
+
+
+def keep(path: Path, report: dict[str, Any], failures: list[str]) -> str:
+    """Writes the measurements of a proof that failed. Returns in words where they are, or why they are not."""
+    try:
+        write_atomically(path, folder.dump(report | {"failures": failures}))
+    except OSError as error:
+        return f"the measurements could not be written to {path}: {error.strerror}"
+    return f"the measurements are in {path}"
 
 
 def requirements(opset: int) -> str:

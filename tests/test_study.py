@@ -117,7 +117,10 @@ def test_runs_on_other_digits_are_refused_and_left_alone(command):
     fabricate()
     before = {path: path.read_bytes() for path in Path("a/runs").rglob("*") if path.is_file()}
     told = refusal(command("--repeats=3", "--recipes=reference", name="mnist"))
-    assert "a/runs/reference-seed0 was trained on mnist-sample, but the data found are mnist; choose the right --data" in told
+    assert (
+        "a/runs/reference-seed0 was trained on mnist-sample, but the data found are mnist; choose the right --data"
+        in told
+    )
     assert before == {path: path.read_bytes() for path in Path("a/runs").rglob("*") if path.is_file()}
 
 

@@ -120,6 +120,12 @@ def program(name: str) -> str:
     return shutil.which(name) or shutil.which(name, path=str(beside)) or pytest.skip(f"{name} is not installed")
 
 
+def test_the_linters_are_pinned_so_that_their_next_release_turns_no_commit_red():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    linters = [line for line in project["optional-dependencies"]["dev"] if not line.startswith("distmnist")]
+    assert len(linters) == 4 and all(re.search(r">=[\d.]+,<[\d.]+$", line) for line in linters)
+
+
 def test_shellcheck_finds_nothing():
     done = subprocess.run([program("shellcheck"), *SCRIPTS], cwd=LAUNCH, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout

@@ -95,7 +95,7 @@ def draw_fault(dice: random.Random, size: int, *, exact: bool) -> Fault:
     return Fault(moment, dice.randint(1, MOMENTS[moment][2]), dice.random() < 0.5, rank, dice.choice(kinds))
 
 
-def few_digits(_: Path) -> Dataset:
+def few_digits(name: str, directory: Path) -> Dataset:
     sample = data.load_sample()
     cut = {"train": TRAIN, "test": TEST}
     parts = {name: Digits(*(t[:n] for t in vars(getattr(sample, name)).values())) for name, n in cut.items()}

@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--verify", type=Path, metavar="DIR", help="prove an exported folder again; writes nothing")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the files go (default: RUN/export)")
     parser.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="where MNIST is (default: $DISTMNIST_DATA, ./data, the run's)"
+        "--data-dir", type=Path, metavar="DIR", help="where MNIST is (default: $DISTMNIST_DATA, the run's, ./data)"
     )
     parser.add_argument(
         "--opset", type=int, metavar="N", help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})"

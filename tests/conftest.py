@@ -43,7 +43,7 @@ def command(monkeypatch, tmp_path, capsys, digits):
     """Runs the command in an empty directory on a few digits. Returns exit code, lines of output, lines of errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "fetch", lambda directory, say: None)
-    monkeypatch.setattr(data, "load", lambda directory: digits)
+    monkeypatch.setattr(data, "load", lambda name, directory: digits)
 
     def run(*arguments):
         code = train.main(arguments)

@@ -28,7 +28,7 @@ ENDLESS = ["--model=mlp", "--epochs=100000", "--batch-size=200", "--output=a", "
 @contextlib.contextmanager
 def started(folder: Path, *command: str) -> Iterator[subprocess.Popen]:
     """The command, run in `folder`, in a process group of its own that ends with the block."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISTMNIST_DATA": str(folder / "data")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command,
         cwd=folder,

@@ -20,7 +20,7 @@ def pixels(content: bytes) -> torch.Tensor:
 
 def test_all_digits_are_read_as_they_lie_in_the_files(tmp_path, mnist):
     put(tmp_path / "MNIST" / "raw", mnist)
-    found = data.load(tmp_path)
+    found = data.load("mnist", tmp_path)
     assert found.describe() == {"name": "mnist", "train": 30, "test": 20}
     assert torch.equal(found.train.images, pixels(mnist[IMAGES]))
     assert torch.equal(found.test.images, pixels(mnist["t10k-images-idx3-ubyte"]))
@@ -33,7 +33,7 @@ def test_all_digits_are_read_as_they_lie_in_the_files(tmp_path, mnist):
 @pytest.mark.parametrize("zipped", [False, True])
 def test_raw_and_gzipped_files_are_found_in_torchvisions_layout_and_flat(tmp_path, mnist, folder, zipped):
     put(tmp_path / folder, mnist, zipped=zipped)
-    assert data.load(tmp_path).name == "mnist"
+    assert data.load("mnist", tmp_path).name == "mnist"
 
 
 def test_raw_files_come_before_gzipped_ones_and_torchvisions_layout_before_flat(tmp_path, mnist):
@@ -49,13 +49,13 @@ def test_raw_files_come_before_gzipped_ones_and_torchvisions_layout_before_flat(
 def test_each_file_may_be_raw_or_gzipped_on_its_own(tmp_path, mnist):
     put(tmp_path, {IMAGES: mnist[IMAGES]}, zipped=True)
     put(tmp_path, {name: mnist[name] for name in mnist if name != IMAGES})
-    assert data.load(tmp_path).name == "mnist"
+    assert data.load("mnist", tmp_path).name == "mnist"
 
 
 def test_a_partial_set_is_refused_with_the_names_of_what_lacks(tmp_path, mnist):
     put(tmp_path, {IMAGES: mnist[IMAGES], LABELS: mnist[LABELS]})
     with pytest.raises(UsageError, match="lacks t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte;"):
-        data.load(tmp_path)
+        data.load("mnist", tmp_path)
 
 
 def flipped(content: bytes, position: int) -> bytes:

@@ -50,7 +50,7 @@ HANGS = [
 def prepare(folder: Path) -> None:
     """This process is about to run the command in `folder`, on a few digits."""
     os.chdir(folder)
-    data.fetch, data.load = lambda directory, say: None, lambda directory: few_digits()
+    data.fetch, data.load = lambda directory, say: None, lambda name, directory: few_digits()
 
 
 def run_with(folder: Path, fault: Fault, *more: str) -> int:

@@ -117,10 +117,10 @@ def test_a_bar_is_shown_on_a_terminal_by_rank_0_alone(monkeypatch, capsys):
 def test_the_sample_is_trained_on_loudly_when_the_download_fails(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "download", lambda scratch: "the mirrors are down")
-    assert train.main(["--model=mlp", "--max-steps=2", "--output=a", "--data-dir=digits"]) == 0
+    assert train.main(["--model=mlp", "--max-steps=2", "--output=a"]) == 0
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
-    assert "SAMPLE" in line and "the mirrors are down" in line and "digits/MNIST/raw" in line
+    assert "SAMPLE" in line and "the mirrors are down" in line and "data/MNIST/raw" in line
     assert "mnist-sample" in out and "97.42" not in out
     named = [json.loads(Path("a", name).read_text())["dataset"] for name in ("config.json", "summary.json")]
     named.append(torch.load("a/mlp/last.pt", weights_only=True)["dataset"])

@@ -20,7 +20,7 @@ def command(folder, *arguments, last=(), prepare=None):
     """`train.main` on this rank, on a few digits; `last`: what the last rank is told besides."""
     os.chdir(folder)
     data.fetch = lambda directory, say: None
-    data.load = lambda directory: few_digits()
+    data.load = lambda name, directory: few_digits()
     is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
     if prepare:
         prepare(is_last)
@@ -84,7 +84,7 @@ def test_ranks_that_were_started_differently_are_told_which_and_how(tmp_path, la
 
 
 def note_directory(_):
-    def load(directory):
+    def load(name, directory):
         Path(f"loaded-{os.environ['RANK']}").write_text(str(directory))
         return few_digits()
 

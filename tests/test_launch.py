@@ -28,7 +28,7 @@ def launch(folder: Path, script: str, *options: str, **variables: str) -> tuple[
 
 
 def test_one_machine_trains_with_as_many_processes_as_asked_and_passes_every_option_through(tmp_path):
-    options = ["--model", "mlp", "--max-steps=3", "--data-dir", "no data", "--output", "a b"]
+    options = ["--model", "mlp", "--max-steps=3", "--data", "sample", "--output", "a b"]
     code, out, err = launch(tmp_path, "single_node.sh", *options, NPROC="2")
     assert code == 0, err
     summary = json.loads((tmp_path / "a b/summary.json").read_text())
@@ -129,6 +129,12 @@ def program(name: str) -> str:
     """Where a linter is: on the path, or beside this Python. Skips where it is not."""
     beside = Path(sys.executable).parent
     return shutil.which(name) or shutil.which(name, path=str(beside)) or pytest.skip(f"{name} is not installed")
+
+
+def test_the_linters_are_pinned_so_that_their_next_release_turns_no_commit_red():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    linters = [line for line in project["optional-dependencies"]["dev"] if not line.startswith("distmnist")]
+    assert len(linters) == 4 and all(re.search(r">=[\d.]+,<[\d.]+$", line) for line in linters)
 
 
 def test_shellcheck_finds_nothing():

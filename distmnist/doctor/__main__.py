@@ -13,14 +13,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from distmnist.commandline import RanksParser, add_options, answer
-from distmnist.config import Config
+from distmnist.config import Config, data_is_chosen
 
-OPTIONS = ("data_dir", "output", "device", "amp", "threads", "timeout")
+OPTIONS = ("data", "data_dir", "output", "device", "amp", "threads", "timeout")
 """Fields of `Config` that the doctor takes: give those that the training will be given."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Config, dict[str, Any]]:
-    """The command line -> the training's options, and the doctor's own. Raises UsageError; `--help` exits."""
+    """The command line -> the training's options, and the doctor's own. Raises UsageError; `--help` exits.
+
+    The doctor's own are `json`, `endpoint`, and `chosen`: whether the data were, see `data_is_chosen`.
+    """
     parser = RanksParser(
         prog="distmnist.doctor",
         usage="python -m distmnist.doctor [options]                          this machine\n"
@@ -39,7 +42,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Config, dict[str, Any
     add_options(parser, [field for field in dataclasses.fields(Config) if field.name in OPTIONS])
     given = vars(parser.parse_args(arguments))
     own = {name: given.pop(name) for name in ("json", "endpoint")}
-    return Config(**given), own
+    return Config(**given), own | {"chosen": data_is_chosen(given)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +53,7 @@ def work(arguments: Sequence[str] | None) -> int:
     config, own = parse(arguments)
     from distmnist.doctor import examination  # imports torch: 2 s that --help and a mistyped option need not take
 
-    return examination.run(config, own["endpoint"], as_json=own["json"])
+    return examination.run(config, own["endpoint"], chosen=own["chosen"], as_json=own["json"])
 
 
 if __name__ == "__main__":

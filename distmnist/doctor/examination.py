@@ -60,13 +60,16 @@ class Report:
         return int(status == PROBLEM)
 
 
-def run(config: Config, endpoint: str | None, *, as_json: bool) -> int:
-    """Examines, with the options that training would get. Returns the exit code; raises UsageError and RunError."""
+def run(config: Config, endpoint: str | None, *, chosen: bool, as_json: bool) -> int:
+    """Examines, with the options that training would get; chosen: whether the data were, see `data_is_chosen`.
+
+    Returns the exit code; raises UsageError and RunError.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
     with join(config.timeout) as world:
         report = Report(world, as_json)
-        if not look_at_hosts(report, world, config, endpoint):
+        if not look_at_hosts(report, world, config, endpoint, chosen):
             return world.announce(report.close())
         config = measurements.steps_config(config, world)
         try:
@@ -93,10 +96,10 @@ def trouble(error: Exception, world: World) -> str:
     return f"{backend} failed: {first_line(error)}; {advice}"
 
 
-def look_at_hosts(report: Report, world: World, config: Config, endpoint: str | None) -> bool:
+def look_at_hosts(report: Report, world: World, config: Config, endpoint: str | None, chosen: bool) -> bool:
     """Each host's own findings, and what they tell when laid side by side. Returns whether to go on, on all ranks."""
     if world.local_rank == 0:
-        findings = checks.look_at_host(config, endpoint if world.size == 1 else None, world)
+        findings = checks.look_at_host(config, endpoint if world.size == 1 else None, world, chosen)
     else:
         findings = []
         checks.look_at_device(config.device, world)

@@ -80,14 +80,18 @@ def work(arguments: Sequence[str] | None) -> int:
     log = Log()
     seeds = range(own.seed, own.seed + own.repeats)
     with pool.open_directory(own.output) as directory:
-        members = {
-            (recipe, seed): pool.Member(
-                directory.path / "runs" / f"{recipe}-seed{seed}", {**given, "recipe": recipe, "seed": seed}
-            )
-            for recipe in own.recipes
-            for seed in seeds
-        }
-        dataset = pool.find_digits(resolve(given).data_dir, members.values(), log)
+
+        def members_of(given: dict[str, Any]) -> dict[tuple[str, int], pool.Member]:
+            return {
+                (recipe, seed): pool.Member(
+                    directory.path / "runs" / f"{recipe}-seed{seed}", {**given, "recipe": recipe, "seed": seed}
+                )
+                for recipe in own.recipes
+                for seed in seeds
+            }
+
+        given, dataset = pool.find_digits(given, list(members_of(given).values()), log)
+        members = members_of(given)
         jobs = pool.share_out(own.jobs, given.get("threads"), resolve(given).device, len(members))
         findings = Findings(dataset, members, given, jobs)
         log.say(

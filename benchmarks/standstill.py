@@ -4,7 +4,7 @@ For each place the hang alternates: on 2 and on 3 ranks, under torchrun and unde
 C, and as a process that is stopped. Fails where a rank outlives the time-out by more than 10 s, where not exactly one
 line is printed, or where it names another rank.
 
-Run: python -m benchmarks.standstill [--repeats 20] [--place "a step"]          3 minutes a place
+Run: python -m benchmarks.standstill [--repeats 20] [--place "a step"]          2 minutes a place
 """
 
 import argparse
@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks import workers
@@ -24,8 +25,13 @@ KINDS = (HANG, HANG_IN_C, HANG, FREEZE, HANG)
 GIVE_UP = 90.0
 
 
-def trial(place: str, number: int, folder: Path) -> tuple[float | None, list[str], Fault, str]:
+def trial(place: str, number: int) -> tuple[float | None, list[str], Fault, str]:
     """Seconds from the hang to the end of all ranks, None if some did not end; the lines printed; the fault; how."""
+    with tempfile.TemporaryDirectory() as name:
+        return trial_in(Path(name), place, number)
+
+
+def trial_in(folder: Path, place: str, number: int) -> tuple[float | None, list[str], Fault, str]:
     size, torchrun = 2 + number % 2, number // 2 % 2 == 0
     rank = 0 if place.startswith("saving") else number % size
     fault = Fault(place, 1, False, rank, KINDS[number % len(KINDS)])
@@ -55,14 +61,15 @@ def fine(seconds: float | None, lines: list[str], fault: Fault) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=20, help="hangs at each place (default: 20)")
+    parser.add_argument("--jobs", type=int, default=3, help="trials at a time (default: 3)")
     parser.add_argument("--place", choices=PLACES, help="only this place")
     arguments = parser.parse_args()
     good: collections.Counter[str] = collections.Counter()
     for place in [arguments.place] if arguments.place else PLACES:
         times = []
-        for number in range(arguments.repeats):
-            with tempfile.TemporaryDirectory() as name:
-                seconds, lines, fault, how = trial(place, number, Path(name))
+        with ThreadPoolExecutor(arguments.jobs) as threads:  # nearly all that a trial does is wait
+            outcomes = list(threads.map(lambda number, place=place: trial(place, number), range(arguments.repeats)))
+        for number, (seconds, lines, fault, how) in enumerate(outcomes):
             if fine(seconds, lines, fault):
                 good[place] += 1
                 times.append(seconds)

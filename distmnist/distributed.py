@@ -22,7 +22,7 @@ BACKSTOP = datetime.timedelta(days=1)
 """How long a collective may take. The heartbeat, which can name the rank to blame, ends a wait long before."""
 
 LEAVE = 10.0
-"""Seconds that the rank which hosts the store waits for the others to have left."""
+"""Seconds beyond the time-out for which the rank that hosts the store waits for the others to have left."""
 
 
 @dataclasses.dataclass
@@ -235,7 +235,7 @@ def leave(store: dist.Store, ranks: Ranks, heartbeat: Heartbeat) -> None:
     heartbeat.leave()
     store.add("left", 1)
     if ranks.rank == 0 and not agent_hosts_store():
-        wait_until(lambda: store.add("left", 0) >= ranks.size, LEAVE)
+        wait_until(lambda: store.add("left", 0) >= ranks.size, heartbeat.timeout + LEAVE)
 
 
 def choose_device(requested: str, world: World) -> torch.device:

@@ -47,6 +47,8 @@ EARLY = 2.0
 """Seconds without progress after which a rank looks whether another one has ended."""
 SILENT = 3.0
 """Seconds without a new beat after which a rank counts as silent: on a busy processor a thread may be a second late."""
+ENDING = 5.0
+"""Seconds in which a thread reports a failure and ends the process, if the store answers."""
 WAITING = {"rendezvous.py", "distributed.py", "heartbeat.py", "shared_memory.py"}
 """Files whose functions wait for other ranks: where a rank stands is told by what called them."""
 
@@ -135,7 +137,8 @@ class Heartbeat:
         self.quiet: dict[int, float] = {}  # rank -> seconds since its number was last seen to change
         self.beats: dict[int, Beat] = {}
         self.signalled: float | None = None  # seconds since a signal to stop
-        self.ending = threading.Lock()
+        self.ending = threading.Lock()  # held by the thread that deals with a failure
+        self.code: int | None = None  # with which the main thread, on its way out, is to end this process
         self.stopped = threading.Event()
 
     # Called by the main thread
@@ -220,14 +223,16 @@ class Heartbeat:
             time.sleep(self.timeout)  # the heartbeat's thread is ending this process
         own = isinstance(error, UsageError | RunError)
         failure = Failure(describe(error) if own else f"{self.me.name}: {describe(error)}", exit_code(error))
+        symptom = isinstance(error, PeerLost | dist.DistError) or type(error) is RuntimeError
         try:
-            if isinstance(error, PeerLost | dist.DistError) or type(error) is RuntimeError:
+            if symptom:
                 failure = self._evidence() or failure
             failure = settle(self.store, self.rank, failure)
             self._linger(self.store)
         except dist.DistError as lost:
-            failure = self._without_store(lost)
+            failure = self._without_store(lost) if symptom else failure
             print_once_a_machine(failure.text)
+        self.code = failure.code
         told = UsageError(failure.text) if failure.code == 2 else RunError(failure.text)
         told.printed = True
         return told
@@ -269,6 +274,8 @@ class Heartbeat:
             except dist.DistError as error:
                 failure = self._if_left() if self.me.left else self._without_store(error)
             self.exchanges += 1
+            if self.code is not None and self.still >= self.timeout:
+                os._exit(self.code)  # the main thread hangs on its way out
             if failure and self.ending.acquire(blocking=False):
                 self._end(failure)
 
@@ -362,7 +369,8 @@ class Heartbeat:
         while not self.stopped.wait(INTERVAL):
             blocked = 0.0 if seen != self.exchanges else blocked + INTERVAL
             seen = self.exchanges
-            if blocked >= self.timeout + EARLY and self.ending.acquire(blocking=False):
+            # The thread that deals with a failure may be blocked as well, but is given the time to deal with it.
+            if blocked >= self.timeout + EARLY + ENDING * self.ending.locked():
                 print_once_a_machine(f"{self._store_name()} has not answered for {blocked:.0f} s")
                 if self.host:
                     kill(self.host)

@@ -54,6 +54,7 @@ def test_help_is_grouped_shows_every_option_and_calls_the_batch_global(capsys, m
 
 def test_help_is_printed_by_rank_0_only(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit) as leaving:
         train.main(["--help"])
     assert leaving.value.code == 0

@@ -63,7 +63,7 @@ def is_ours(file: str) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """torch's errors go on with a C++ stack trace."""
+    """The first sentence: torch's errors continue with a C++ stack trace."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0]
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch.distributed as dist
 
 from distmnist import heartbeat
-from distmnist.heartbeat import Beat, Heartbeat, judge
+from distmnist.beats import Beat, judge
+from distmnist.heartbeat import Heartbeat
 from distmnist.launcher import process_space, process_started
 from distmnist.signals import Signals
 
@@ -29,7 +30,7 @@ def beat(rank, phase, *, waiting=False, still=9.0, limit=5.0, **more):
             set(),
             "rank 2 on a has made no progress for 9 s, in here (x.py:1)",
         ),
-        ("the one that is silent", [beat(0, 7), beat(1, 8)], {1}, "rank 1 on a has given no sign of life for 6 s"),
+        ("the one that is silent", [beat(0, 7), beat(1, 8)], {1}, "rank 1 on a has sent no heartbeat for 6 s"),
         ("nobody, while the slow one moves", [beat(0, 8), beat(1, 7, still=1.0)], set(), None),
         ("nobody, while announced work lasts", [beat(0, 7, limit=60.0, task="a download"), beat(1, 8)], set(), None),
         (
@@ -86,7 +87,7 @@ def test_a_lost_rank_of_another_machine_is_not_waited_for_once_a_signal_to_stop_
         assert not found
         os.kill(os.getpid(), signal.SIGTERM)
         assert until(lambda: found)
-    assert found[0].startswith("rank 1 on a has given no sign of life")
+    assert found[0].startswith("rank 1 on a has sent no heartbeat")
 
 
 def test_a_signal_to_stop_is_left_to_ranks_that_are_all_alive(store, found):

@@ -52,21 +52,17 @@ def test_variables_that_cannot_be_right_are_named_with_their_value(monkeypatch, 
         pass
 
 
-@pytest.mark.parametrize("stray", [{"RANK": "1"}, {"RANK": ""}, RIGHT], ids=["RANK", "empty", "all"])
-@pytest.mark.parametrize("main", [export.main, report.main, study.main, sweep.main])
-def test_a_command_of_one_process_does_not_care_what_a_launcher_has_left_behind(monkeypatch, capsys, main, stray):
-    for name, value in stray.items():
-        monkeypatch.setenv(name, value)
-    assert main(["--mistyped"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    with contextlib.suppress(SystemExit):
-        main(["--help"])
-    assert "usage" in capsys.readouterr().out
+ALONE = [export.main, report.main, study.main, sweep.main]
+"""Commands of one process."""
+AMONG_RANKS = [train.main, doctor.main]
 
 
-@pytest.mark.parametrize("stray", [{"RANK": "1"}, {"RANK": ""}])
-@pytest.mark.parametrize("main", [train.main, doctor.main])
-def test_a_command_of_several_processes_speaks_if_it_was_started_alone(monkeypatch, capsys, main, stray):
+@pytest.mark.parametrize(
+    ("main", "stray"),
+    [(main, stray) for main in ALONE + AMONG_RANKS for stray in ({"RANK": "1"}, {"RANK": ""})]
+    + [(main, RIGHT) for main in ALONE],
+)
+def test_a_command_that_was_started_alone_speaks_whatever_a_launcher_has_left_behind(monkeypatch, capsys, main, stray):
     for name, value in stray.items():
         monkeypatch.setenv(name, value)
     assert main(["--mistyped"]) == 2

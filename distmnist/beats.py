@@ -49,7 +49,6 @@ def judge(beats: list[Beat], silent: set[int], still: float) -> Failure | None:
 
     beats: of all ranks; silent: the ranks that have stopped beating; still: seconds that the judging rank has waited.
     """
-    left = [beat for beat in beats if beat.left]
     beats = [beat for beat in beats if not beat.left]
     if missing := [beat for beat in beats if beat.rank in silent]:
         first = min(missing, key=lambda beat: (beat.phase, beat.rank))
@@ -63,8 +62,6 @@ def judge(beats: list[Beat], silent: set[int], still: float) -> Failure | None:
     if first.task:
         return Failure(f"{first.name} has not finished {first.task} within {first.limit:g} s", ranks=(first.rank,))
     ranks = ", ".join(str(beat.rank) for beat in blamed)
-    if left and first.waiting:
-        return Failure(f"{left[0].name} has left the run, but rank {ranks} waits for it, in {first.place}")
     if len(blamed) == 1:
         text = f"{first.name} has made no progress for {first.still:.0f} s, in {first.place}"
         return Failure(text, ranks=(first.rank,))
@@ -74,12 +71,12 @@ def judge(beats: list[Beat], silent: set[int], still: float) -> Failure | None:
     )
 
 
-def kill(beat: Beat) -> None:
-    """Kills a rank of this machine that does not end by itself: it is stopped, or in C code that holds the GIL.
+def kill(beat: Beat, patience: float = GRACE) -> None:
+    """Kills a rank of this machine that does not end within `patience` seconds: it is stopped, or stuck in C code.
 
     torchrun would wait 30 s for it.
     """
-    if beat.can_be_seen() and not wait_until(beat.has_ended, GRACE):
+    if beat.can_be_seen() and not wait_until(beat.has_ended, patience):
         os.kill(beat.pid, signal.SIGKILL)
 
 

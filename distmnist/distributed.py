@@ -22,7 +22,7 @@ BACKSTOP = datetime.timedelta(days=1)
 """How long a collective may take. The heartbeat, which can name the rank to blame, ends a wait long before."""
 
 LEAVE = 10.0
-"""Seconds beyond the time-out for which the rank that hosts the store waits for the others to have left."""
+"""Seconds for which the rank that hosts the store waits for the others' last words to it."""
 
 
 @dataclasses.dataclass
@@ -231,11 +231,16 @@ def join(timeout: float) -> Iterator[World]:
 
 
 def leave(store: dist.Store, ranks: Ranks, heartbeat: Heartbeat) -> None:
-    """The rank that hosts the store goes last, unless another does not come."""
+    """All leave together, so that the others notice one that hangs here; the rank that hosts the store goes last."""
+    store.add("arrived", 1)
+    with heartbeat.waiting():
+        for _ in polls():
+            if store.add("arrived", 0) >= ranks.size:
+                break
     heartbeat.leave()
     store.add("left", 1)
     if ranks.rank == 0 and not agent_hosts_store():
-        wait_until(lambda: store.add("left", 0) >= ranks.size, heartbeat.timeout + LEAVE)
+        wait_until(lambda: store.add("left", 0) >= ranks.size, LEAVE)
 
 
 def choose_device(requested: str, world: World) -> torch.device:

@@ -306,9 +306,9 @@ class Heartbeat:
             seen = self.exchanges
             # The thread that deals with a failure may be blocked as well, but is given the time to deal with it.
             if blocked >= self.timeout + EARLY + ENDING * self.ending.locked():
-                print_once_a_machine(f"{self._store_name()} has not answered for {blocked:.0f} s")
                 if self.host:
-                    kill(self.host)
+                    kill(self.host, patience=0.0)
+                print_once_a_machine(f"{self._store_name()} has not answered for {blocked:.0f} s")
                 os._exit(1)
 
     def _store_name(self) -> str:

@@ -45,7 +45,6 @@ def beat(rank, phase, *, waiting=False, still=9.0, limit=5.0, **more):
             set(),
             "ranks 0, 1 wait for each other",
         ),
-        ("one that left too early", [beat(0, 7, waiting=True), beat(1, 7, left=True)], set(), "rank 1 on a has left"),
     ],
 )
 def test_the_one_to_blame_is(what, beats, silent, told):

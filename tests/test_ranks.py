@@ -41,7 +41,7 @@ def test_ranks_are_connected_and_return_their_results_in_order():
     [
         (fail_on_last, "on rank 1:\n.*LookupError: not here"),
         (die_on_last, "rank 1 died with exit code 7"),
-        (sleep_on_last, "no result in time from rank 1 of 2"),
+        (sleep_on_last, "no result in time from rank 0, 1 of 2"),  # rank 0 waits for the others to leave
     ],
 )
 def test_a_rank_that_raises_dies_or_is_late_fails_the_test_and_is_named(function, message):

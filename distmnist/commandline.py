@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import IO, Any, NoReturn
 
+from distmnist import streams
 from distmnist.config import Config, RunError, UsageError, option_flag, positive, resolve, value_type
 from distmnist.failure import exit_code, print_failure, print_once_a_machine
 from distmnist.launcher import has_siblings
@@ -20,6 +21,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; --help lists the options")
+
+    def print_help(self, file: IO[str] | None = None) -> None:
+        """Raises OutputLost."""
+        if file:
+            super().print_help(file)
+        else:
+            streams.say(self.format_help().rstrip("\n"))
 
 
 class RanksParser(Parser):
@@ -100,12 +108,24 @@ def answer(work: Callable[[], int], *, ranks: bool = False) -> int:
     """
     try:
         return work()
+    except streams.OutputLost as lost:
+        if not lost.printed:
+            print_failure(str(lost))
+        return lost.code
     except (UsageError, RunError) as error:
         if not error.printed:
             (print_once_a_machine if ranks and has_siblings() else print_failure)(str(error))
         return exit_code(error)
     except KeyboardInterrupt:
         return 130
+
+
+def end(main: Callable[[], int]) -> NoReturn:
+    """Ends the process as the program `main`, with its exit code."""
+    try:
+        sys.exit(main())
+    finally:
+        streams.settle()
 
 
 def check() -> int:
@@ -115,4 +135,4 @@ def check() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(answer(check))
+    end(lambda: answer(check))

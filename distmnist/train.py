@@ -4,10 +4,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 SIGINT, 143 SIGTERM. t
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from distmnist import streams
 from distmnist.commandline import answer, parse
 
 
@@ -27,8 +27,7 @@ def work(arguments: Sequence[str] | None) -> int:
 def command() -> NoReturn:
     """Runs `main`, then ends the process at once: all is written by then, and torch would take half a second to go."""
     code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    streams.settle()
     os._exit(code)
 
 

@@ -4,11 +4,14 @@ Exit codes: 0 done and proved; 1 failed; 2 wrong usage or input; 3 parity failed
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from distmnist.commandline import Parser, answer
+from distmnist import streams
+from distmnist.commandline import Parser, answer, end
 from distmnist.config import UsageError
 from distmnist.failure import print_failure
 
@@ -70,11 +73,16 @@ def work(arguments: Sequence[str] | None) -> int:
 
 def failed(failures: list[str], where: str) -> int:
     for line in failures[:LINES]:
-        print(f"FAILED {line}", file=sys.stderr)
+        with contextlib.suppress(streams.OutputLost):
+            streams.write(sys.stderr, f"FAILED {line}")
     more = len(failures) - LINES
     print_failure(where + (f" ({more} more failures)" if more > 0 else ""))
     return 3
 
 
+def command() -> NoReturn:
+    end(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

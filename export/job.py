@@ -1,7 +1,6 @@
 """One export, or one proof of an exported folder: find the nets and the digits, write, prove, publish."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from distmnist.config import UsageError
 from distmnist.data import Dataset
 from distmnist.rundir import newer_than_latest, noted_data
 from distmnist.source import Trained
+from distmnist.streams import say, warn
 
 from . import folder, gate, int8, onnx_file, parity, provenance, publish, reference, torchscript
 from .reference import Case
@@ -242,11 +242,3 @@ def say_results(report: dict[str, Any]) -> None:
             )
     for line in lines if len(lines) <= 6 else [*lines[:5], f"... {len(lines) - 5} more in {folder.MANIFEST}"]:
         say(line)
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
-def warn(line: str) -> None:
-    print(f"WARNING: {line}", file=sys.stderr, flush=True)

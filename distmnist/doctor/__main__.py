@@ -8,11 +8,10 @@ Every line is ok, a warning or a problem with what to do about it. Exit codes: 0
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from distmnist.commandline import RanksParser, add_options, answer
+from distmnist.commandline import RanksParser, add_options, answer, end
 from distmnist.config import Config, data_is_chosen
 
 OPTIONS = ("data", "data_dir", "output", "device", "amp", "threads", "timeout")
@@ -56,5 +55,9 @@ def work(arguments: Sequence[str] | None) -> int:
     return examination.run(config, own["endpoint"], chosen=own["chosen"], as_json=own["json"])
 
 
+def command() -> NoReturn:
+    end(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

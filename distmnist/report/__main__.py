@@ -5,11 +5,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 SIGINT.
 
 import argparse
 import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from distmnist.commandline import Parser, answer
+from distmnist import streams
+from distmnist.commandline import Parser, answer, end
 from distmnist.config import UsageError
 
 NEEDED = ("matplotlib", "scipy", "jinja2")
@@ -50,11 +51,15 @@ def work(arguments: Sequence[str] | None) -> int:
 
     for path in given.runs:
         if newer := newer_than_latest(path):
-            print(f"WARNING: {path} is a directory, not a link to the newest run, which is {newer}", file=sys.stderr)
+            streams.warn(f"{path} is a directory, not a link to the newest run, which is {newer}")
     torch.set_num_threads(1)  # 3 s for 10,000 digits; two threads take 1.5 s, but 15 s where others use the cores
-    print(f"report: {page.write(given.runs, given.output, given.data_dir)}")
+    streams.say(f"report: {page.write(given.runs, given.output, given.data_dir)}")
     return 0
 
 
+def command() -> NoReturn:
+    end(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -11,12 +11,11 @@ import argparse
 import contextlib
 import dataclasses
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from distmnist.commandline import Parser, add_options, answer, check_count, several
+from distmnist.commandline import Parser, add_options, answer, check_count, end, several
 from distmnist.config import RECIPES, Config, UsageError, resolve
 
 OWN = ("recipe", "output", "resume", "seed", "virtual_ranks", "timeout")
@@ -113,5 +112,9 @@ def work(arguments: Sequence[str] | None) -> int:
         return 128 + (signals.fatal or signal.SIGTERM)
 
 
+def command() -> NoReturn:
+    end(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

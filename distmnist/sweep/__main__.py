@@ -9,12 +9,11 @@ with the rest. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 SIGINT,
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from distmnist.commandline import Parser, add_options, answer, check_count
+from distmnist.commandline import Parser, add_options, answer, check_count, end
 from distmnist.config import TRAINING, Config, UsageError, option_flag, resolve
 
 SPACE: dict[str, list[Any]] = {
@@ -112,5 +111,9 @@ def work(arguments: Sequence[str] | None) -> int:
     return exploration.run(own)
 
 
+def command() -> NoReturn:
+    end(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

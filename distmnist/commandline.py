@@ -6,12 +6,15 @@ python -m distmnist.commandline [options of distmnist.train]    only checks them
 import argparse
 import dataclasses
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from distmnist import streams
-from distmnist.config import Config, RunError, UsageError, option_flag, positive, resolve, value_type
+from distmnist.config import Config, RunError, UsageError, expand, option_flag, positive, resolve, value_type
 from distmnist.failure import exit_code, print_failure, print_once_a_machine
 from distmnist.launcher import has_siblings
 
@@ -20,6 +23,11 @@ class Parser(argparse.ArgumentParser):
     """argparse's, with one line for wrong usage."""
 
     def error(self, message: str) -> NoReturn:
+        if "--local-rank" in message or "--local_rank" in message:
+            raise UsageError(
+                "--local-rank is what torch.distributed.launch adds, the launcher that torchrun has replaced;"
+                " use torchrun with the same options"
+            )
         raise UsageError(f"{message}; --help lists the options")
 
     def print_help(self, file: IO[str] | None = None) -> None:
@@ -60,7 +68,7 @@ def add_options(
             kind, metavar, choices = several(kind), f"{metavar or 'NAME'},...", None
         group.add_argument(
             option_flag(field.name),
-            type=kind,
+            type=to_path if kind is Path else kind,
             choices=choices,
             metavar=metavar,
             help=text.replace("%", "%%"),
@@ -77,6 +85,30 @@ def several(kind: type) -> Callable[[str], list[Any]]:
             raise argparse.ArgumentTypeError(f"{text!r} is no list of {kind.__name__} values like A,B,C") from None
 
     return values
+
+
+def to_path(text: str) -> Path:
+    """The type of an option or argument that is a path: with ~ for the home directory, and never empty.
+
+    Path("") would be the current directory, and an unset variable the likeliest cause.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; is it a variable that is not set?")
+    return expand(text)
+
+
+def hint(*words: str | Path) -> str:
+    """A command for this Python that can be typed where it is printed: quoted, and with a name the shell finds."""
+    here = Path(sys.executable).parent
+    names = (name for name in ("python", "python3") if (found := shutil.which(name)) and Path(found).parent == here)
+    python = next(names, sys.executable)
+    return " ".join([quoted(python), *map(quoted, words)])
+
+
+def quoted(word: str | Path) -> str:
+    """The word as a shell takes it; a path that begins with a dash is no option."""
+    dashed = isinstance(word, Path) and str(word).startswith("-")
+    return shlex.quote(f"./{word}" if dashed else str(word))
 
 
 def check_count(flag: str, value: int | None) -> None:

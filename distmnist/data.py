@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from distmnist import idx
-from distmnist.config import UsageError
+from distmnist.config import UsageError, expand
 from distmnist.seeds import generator
 
 MEAN, STD = 0.1307, 0.3081
@@ -290,8 +290,9 @@ def load_tested(name: str, directory: Path | None, noted: Sequence[Path], purpos
     """
     if name == NAMES["sample"]:
         return load_sample()
-    chosen = directory or os.environ.get("DISTMNIST_DATA")
-    places = [Path(chosen)] if chosen else list(dict.fromkeys([*noted, Path("data")]))
+    named = os.environ.get("DISTMNIST_DATA")
+    chosen = directory or (expand(named) if named else None)
+    places = [chosen] if chosen else list(dict.fromkeys([*noted, Path("data")]))
     damage = None
     for place in places if name == NAMES["mnist"] else ():
         try:

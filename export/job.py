@@ -11,6 +11,7 @@ import torch
 
 from distmnist import __version__, data, source
 from distmnist.checkpoint import weights_sha256, write_atomically
+from distmnist.commandline import hint
 from distmnist.config import UsageError
 from distmnist.data import Dataset
 from distmnist.rundir import newer_than_latest, noted_data
@@ -70,7 +71,7 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
         failed.unlink()
     say_results(report)
     say(f"proved and written: {output}")
-    say(f"next: python {output / 'predict.py'} {output / gate.names(nets[-1].name)['pixels']} IMAGE")
+    say(f"next: {hint(output / 'predict.py', output / gate.names(nets[-1].name)['pixels'])} IMAGE")
 
 
 def keep(path: Path, report: dict[str, Any], failures: list[str]) -> str:

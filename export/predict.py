@@ -562,14 +562,23 @@ class Parser(argparse.ArgumentParser):
         say(self.format_help().rstrip("\n"))
 
 
+def to_path(text: str) -> str:
+    """The type of an argument that is a path: with ~ for the home directory, and never empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; is it a variable that is not set?")
+    return os.path.expanduser(text)
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="distmnist-predict",
         description="Reads the digits on images with an exported net; prefer <model>.pixels.onnx.",
         allow_abbrev=False,
     )
-    parser.add_argument("model", metavar="MODEL.onnx", help="<model>.pixels.onnx or <model>.onnx")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="PNG or JPEG, a directory of them, or - for stdin")
+    parser.add_argument("model", type=to_path, metavar="MODEL.onnx", help="<model>.pixels.onnx or <model>.onnx")
+    parser.add_argument(
+        "images", type=to_path, metavar="IMAGE", nargs="+", help="PNG or JPEG, a directory of them, or - for stdin"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object an image, one image a line")
     parser.add_argument("--top", type=int, default=1, metavar="K", help="name the K likeliest digits (default: 1)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a run (default: 64)")

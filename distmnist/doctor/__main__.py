@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from distmnist.commandline import RanksParser, add_options, answer, end
 from distmnist.config import Config, data_is_chosen
+from distmnist.launcher import refuse_separate_tasks
 
 OPTIONS = ("data", "data_dir", "output", "device", "amp", "threads", "timeout")
 """Fields of `Config` that the doctor takes: give those that the training will be given."""
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work(arguments: Sequence[str] | None) -> int:
+    refuse_separate_tasks()
     config, own = parse(arguments)
     from distmnist.doctor import examination  # imports torch: 2 s that --help and a mistyped option need not take
 

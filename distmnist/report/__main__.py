@@ -6,12 +6,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 SIGINT.
 import argparse
 import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from distmnist import streams
-from distmnist.commandline import Parser, answer, end
+from distmnist.commandline import Parser, answer, end, to_path
 from distmnist.config import UsageError
+from distmnist.launcher import refuse_separate_tasks
 
 NEEDED = ("matplotlib", "scipy", "jinja2")
 
@@ -25,13 +25,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="a finished run's directory, a study's or a sweep's"
+        "runs", nargs="+", type=to_path, metavar="RUN", help="a finished run's directory, a study's or a sweep's"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where the page and its plots go (default: report/ in the first RUN)"
+        "--output",
+        type=to_path,
+        metavar="DIR",
+        help="where the page and its plots go (default: report/ in the first RUN)",
     )
     parser.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="where MNIST is (default: $DISTMNIST_DATA, the run's, ./data)"
+        "--data-dir", type=to_path, metavar="DIR", help="where MNIST is (default: $DISTMNIST_DATA, the run's, ./data)"
     )
     return parser.parse_args(arguments)
 
@@ -41,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work(arguments: Sequence[str] | None) -> int:
+    refuse_separate_tasks()
     given = parse(arguments)
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise UsageError(f"the report needs {', '.join(missing)}; install: pip install 'distmnist[report]'")

@@ -1,6 +1,7 @@
 """One export, or one proof of an exported folder: find the nets and the digits, write, prove, publish."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
     Raises UsageError, RunError, and ParityError: then `output` is as it was before.
     """
     nets, warnings = source.load(path)
+    check_temporary_directory()
     for warning in warnings:
         warn(warning)
     if newer := newer_than_latest(path):
@@ -72,6 +74,16 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
     say_results(report)
     say(f"proved and written: {output}")
     say(f"next: {hint(output / 'predict.py', output / gate.names(nets[-1].name)['pixels'])} IMAGE")
+
+
+def check_temporary_directory() -> None:
+    """Raises UsageError if none can be written: torch's exporter and the quantiser would blame the net."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UsageError(
+            "no temporary directory can be written, and the export needs one; name one in the variable TMPDIR"
+        ) from error
 
 
 def keep(path: Path, report: dict[str, Any], failures: list[str]) -> str:

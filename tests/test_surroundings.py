@@ -211,3 +211,48 @@ def test_a_hangup_that_is_ignored_stays_ignored(hangup_handler):
         os.kill(os.getpid(), signal.SIGHUP)
         assert wishes() & Wish.STOP and wishes.fatal == signal.SIGHUP
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+# No writable temporary directory
+
+NO_TEMPORARY_DIRECTORY = """
+import runpy, sys, tempfile
+tempfile._candidate_tempdir_list = lambda: ["/absent"]
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def without_temporary(tmp_path_factory):
+    """Runs a command whose Python finds no temporary directory. In a directory that holds a run called `r`."""
+    folder = tmp_path_factory.mktemp("system")
+    (folder / "program.py").write_text(NO_TEMPORARY_DIRECTORY)
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
+        return python(folder, "program.py", *arguments, **variables)
+
+    done = run("distmnist.train", "--data=sample", *SMALL, "--max-steps=2", "--output=r")
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    return run
+
+
+def test_without_a_temporary_directory_an_export_says_what_is_missing(without_temporary):
+    done = without_temporary("distmnist.export", "r")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "no temporary directory can be written" in done.stderr and "TMPDIR" in done.stderr
+
+
+def test_without_a_temporary_directory_a_study_is_made(without_temporary):
+    pytest.importorskip("scipy", reason="the statistics need the extra `study`")
+    options = ["--data=sample", "--model=mlp", "--max-steps=2", "--repeats=1", "--recipes=reference", "--output=s"]
+    done = without_temporary("distmnist.study", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_report_without_any_place_for_matplotlibs_files_says_so_in_one_line(without_temporary):
+    for needed in ("matplotlib", "scipy", "jinja2"):
+        pytest.importorskip(needed, reason="needs the extra report")
+    done = without_temporary("distmnist.report", "r", MPLCONFIGDIR="/proc/none")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "MPLCONFIGDIR" in done.stderr

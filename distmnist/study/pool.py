@@ -235,7 +235,9 @@ def start(member: Member, slot: int, jobs: Jobs) -> Running:
     environment = {name: value for name, value in os.environ.items() if name not in MEANT_FOR_ALL}
     if jobs.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = jobs.gpus[slot % len(jobs.gpus)]
-    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed once the process has ended
+    # Beside the run, where there is a directory that can be written for certain.
+    member.path.parent.mkdir(parents=True, exist_ok=True)
+    errors = tempfile.TemporaryFile("w+", dir=member.path.parent)  # noqa: SIM115, closed once the process has ended
     process = subprocess.Popen(
         member.command(jobs.threads),
         env=environment,

@@ -5,6 +5,7 @@ python -m distmnist.commandline [options of distmnist.train]    only checks them
 
 import argparse
 import dataclasses
+import errno
 import os
 import shlex
 import shutil
@@ -15,8 +16,12 @@ from typing import IO, Any, NoReturn
 
 from distmnist import streams
 from distmnist.config import Config, RunError, UsageError, expand, option_flag, positive, resolve, value_type
-from distmnist.failure import exit_code, print_failure, print_once_a_machine
+from distmnist.failure import describe, exit_code, print_failure, print_once_a_machine
 from distmnist.launcher import has_siblings
+
+MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+MENDABLE += (errno.ELOOP,)
+"""What is wrong with a path that its user has named, and can name otherwise: exit code 2."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -136,6 +141,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def answer(work: Callable[[], int], *, ranks: bool = False) -> int:
     """What `work` returns, or the exit code of what it raises, whose one line is printed.
 
+    That is UsageError, RunError, and OSError of a file, such as one below a directory that this user may not enter.
+
     ranks: several processes may run this command; then one of them prints the line.
     """
     try:
@@ -148,6 +155,11 @@ def answer(work: Callable[[], int], *, ranks: bool = False) -> int:
         if not error.printed:
             (print_once_a_machine if ranks and has_siblings() else print_failure)(str(error))
         return exit_code(error)
+    except OSError as error:
+        if not error.filename:
+            raise
+        (print_once_a_machine if ranks and has_siblings() else print_failure)(describe(error))
+        return 2 if error.errno in MENDABLE else 1
     except KeyboardInterrupt:
         return 130
 

@@ -6,12 +6,16 @@ python -m distmnist.commandline [options of distmnist.train]    only checks them
 import argparse
 import dataclasses
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from distmnist.config import Config, RunError, UsageError, option_flag, positive, resolve, value_type
-from distmnist.failure import exit_code, print_failure, print_once_a_machine
+from distmnist import streams
+from distmnist.config import Config, RunError, UsageError, expand, option_flag, positive, resolve, value_type
+from distmnist.failure import describe, exit_code, print_failure, print_once_a_machine
 from distmnist.launcher import has_siblings
 
 
@@ -19,7 +23,19 @@ class Parser(argparse.ArgumentParser):
     """argparse's, with one line for wrong usage."""
 
     def error(self, message: str) -> NoReturn:
+        if "--local-rank" in message or "--local_rank" in message:
+            raise UsageError(
+                "--local-rank is what torch.distributed.launch adds, the launcher that torchrun has replaced;"
+                " use torchrun with the same options"
+            )
         raise UsageError(f"{message}; --help lists the options")
+
+    def print_help(self, file: IO[str] | None = None) -> None:
+        """Raises OutputLost."""
+        if file:
+            super().print_help(file)
+        else:
+            streams.say(self.format_help().rstrip("\n"))
 
 
 class RanksParser(Parser):
@@ -52,7 +68,7 @@ def add_options(
             kind, metavar, choices = several(kind), f"{metavar or 'NAME'},...", None
         group.add_argument(
             option_flag(field.name),
-            type=kind,
+            type=to_path if kind is Path else kind,
             choices=choices,
             metavar=metavar,
             help=text.replace("%", "%%"),
@@ -69,6 +85,30 @@ def several(kind: type) -> Callable[[str], list[Any]]:
             raise argparse.ArgumentTypeError(f"{text!r} is no list of {kind.__name__} values like A,B,C") from None
 
     return values
+
+
+def to_path(text: str) -> Path:
+    """The type of an option or argument that is a path: with ~ for the home directory, and never empty.
+
+    Path("") would be the current directory, and an unset variable the likeliest cause.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; is it a variable that is not set?")
+    return expand(text)
+
+
+def hint(*words: str | Path) -> str:
+    """A command for this Python that can be typed where it is printed: quoted, and with a name the shell finds."""
+    here = Path(sys.executable).parent
+    names = (name for name in ("python", "python3") if (found := shutil.which(name)) and Path(found).parent == here)
+    python = next(names, sys.executable)
+    return " ".join([quoted(python), *map(quoted, words)])
+
+
+def quoted(word: str | Path) -> str:
+    """The word as a shell takes it; a path that begins with a dash is no option."""
+    dashed = isinstance(word, Path) and str(word).startswith("-")
+    return shlex.quote(f"./{word}" if dashed else str(word))
 
 
 def check_count(flag: str, value: int | None) -> None:
@@ -96,16 +136,35 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def answer(work: Callable[[], int], *, ranks: bool = False) -> int:
     """What `work` returns, or the exit code of what it raises, whose one line is printed.
 
+    That is UsageError, RunError, and OSError of a file, such as one below a directory that this user may not enter.
+
     ranks: several processes may run this command; then one of them prints the line.
     """
     try:
         return work()
+    except streams.OutputLost as lost:
+        if not lost.printed:
+            print_failure(str(lost))
+        return lost.code
     except (UsageError, RunError) as error:
         if not error.printed:
             (print_once_a_machine if ranks and has_siblings() else print_failure)(str(error))
         return exit_code(error)
+    except OSError as error:
+        if not error.filename:
+            raise
+        (print_once_a_machine if ranks and has_siblings() else print_failure)(describe(error))
+        return exit_code(error)
     except KeyboardInterrupt:
         return 130
+
+
+def end(main: Callable[[], int]) -> NoReturn:
+    """Ends the process as the program `main`, with its exit code."""
+    try:
+        sys.exit(main())
+    finally:
+        streams.settle()
 
 
 def check() -> int:
@@ -115,4 +174,4 @@ def check() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(answer(check))
+    end(lambda: answer(check))

@@ -214,7 +214,7 @@ class Config:
         result=True,
     )
     data_dir: Path = option(
-        lambda: Path(os.environ.get("DISTMNIST_DATA") or "data"),
+        lambda: expand(os.environ.get("DISTMNIST_DATA") or "data"),
         "MNIST's IDX files, raw or .gz, here or in MNIST/raw/ below; downloaded into it if it is empty or missing"
         " (default: $DISTMNIST_DATA, else ./data)",
         group=RUN,
@@ -306,14 +306,21 @@ def checked_type(field: dataclasses.Field, value: Any) -> Any:
         return int(value)
     if kind is float and is_number:
         return float(value)
+    if kind is Path and value == "":  # not Path(""), which is "."
+        raise UsageError(f"{option_flag(field.name)} is an empty path; name one")
     if kind is Path and isinstance(value, str | Path) and "\0" not in str(value):
-        return Path(value)
+        return value if isinstance(value, Path) else expand(value)
     if kind is bool and isinstance(value, bool):
         return value
     if kind is str and isinstance(value, str) and value.isprintable():
         return value
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", Path: "a path"}
     raise UsageError(f"{option_flag(field.name)} {show(value)} must be {words[kind]}")
+
+
+def expand(path: str) -> Path:
+    """The path, with a leading ~ replaced by the home directory: shells leave --output=~/runs to the program."""
+    return Path(os.path.expanduser(path))  # not Path.expanduser, which takes "./~" for "~"
 
 
 def show(value: Any) -> str:
@@ -335,7 +342,8 @@ def from_json(options: dict[str, Any]) -> dict[str, Any]:
     fields = {f.name: f for f in dataclasses.fields(Config)}
     if unknown := options.keys() - fields.keys():
         raise UsageError(f"unknown options {', '.join(sorted(unknown))}: written by another version of distmnist?")
-    return {n: Path(v) if value_type(fields[n]) is Path and isinstance(v, str) else v for n, v in options.items()}
+    paths = {name for name, value in options.items() if value_type(fields[name]) is Path and isinstance(value, str)}
+    return {name: checked_type(fields[name], v) if name in paths else v for name, v in options.items()}
 
 
 def data_is_chosen(given: dict[str, Any]) -> bool:

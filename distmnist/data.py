@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from distmnist import idx
-from distmnist.config import UsageError
+from distmnist.config import UsageError, expand
 from distmnist.seeds import generator
 
 MEAN, STD = 0.1307, 0.3081
@@ -104,12 +104,14 @@ class NotFound(UsageError):
 def find(directory: Path) -> dict[str, Path] | None:
     """The four files below `directory`, in MNIST/raw/ or flat, raw before `.gz`; None if there is none of them.
 
+    They may be called as archives call them: see `idx.published_name`.
     Raises UsageError if there are some of them.
     """
     for folder in (directory / "MNIST" / "raw", directory):
         found = {}
         for name in idx.FILES:
-            candidates = (folder / name, folder / f"{name}.gz")
+            names = (name, name.replace("-idx", ".idx"))
+            candidates = (folder / f"{stem}{suffix}" for suffix in ("", ".gz") for stem in names)
             # os.path.isfile: Path's raises where the directory may not be read
             if path := next((c for c in candidates if os.path.isfile(c)), None):
                 found[name] = path
@@ -120,6 +122,27 @@ def find(directory: Path) -> dict[str, Path] | None:
             )
         if found:
             return found
+    return None
+
+
+def elsewhere(directory: Path) -> str | None:
+    """Why MNIST is not found in `directory` although it may be there: it cannot be read, or lies deeper. None: neither.
+
+    Three levels are looked into: as deep as MNIST/raw in the directory beside.
+    """
+    try:
+        os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    for folder, folders, _ in os.walk(directory):
+        depth = len(Path(folder).relative_to(directory).parts)
+        folders[:] = [] if depth == 3 else sorted(name for name in folders if not name.startswith("."))
+        with contextlib.suppress(UsageError):  # other data sets have files of the same names
+            if depth and (files := find(Path(folder))):
+                idx.read(files["t10k-labels-idx1-ubyte"])
+                return f"it is one directory too high, for the files are in {folder}"
     return None
 
 
@@ -157,7 +180,7 @@ def fetch(directory: Path, say: Callable[[str], None]) -> str | None:
     """
     if find(directory):
         return None
-    if reason := objection(directory):
+    if reason := elsewhere(directory) or objection(directory):
         return reason
     place = directory if directory.is_dir() else directory.parent
     try:
@@ -263,7 +286,7 @@ def load(name: str, directory: Path) -> Dataset:
         return load_sample()
     files = find(directory)
     if not files:
-        raise not_found(directory, "its four files are neither there nor in MNIST/raw")
+        raise not_found(directory, elsewhere(directory) or "its four files are neither there nor in MNIST/raw")
     arrays = {file: idx.read(path) for file, path in files.items()}
     folder = next(iter(files.values())).parent
     train, test = (
@@ -290,8 +313,9 @@ def load_tested(name: str, directory: Path | None, noted: Sequence[Path], purpos
     """
     if name == NAMES["sample"]:
         return load_sample()
-    chosen = directory or os.environ.get("DISTMNIST_DATA")
-    places = [Path(chosen)] if chosen else list(dict.fromkeys([*noted, Path("data")]))
+    named = os.environ.get("DISTMNIST_DATA")
+    chosen = directory or (expand(named) if named else None)
+    places = [chosen] if chosen else list(dict.fromkeys([*noted, Path("data")]))
     damage = None
     for place in places if name == NAMES["mnist"] else ():
         try:
@@ -303,7 +327,10 @@ def load_tested(name: str, directory: Path | None, noted: Sequence[Path], purpos
     if damage:
         raise damage
     looked = ", ".join(map(str, places))
-    raise NotFound(f"no {name} in {looked}: {purpose}; choose its directory with --data-dir")
+    known = next(filter(None, map(elsewhere, places)), None)
+    raise NotFound(
+        f"no {name} in {looked}: {purpose}{f', and {known}' if known else ''}; choose its directory with --data-dir"
+    )
 
 
 def load_sample() -> Dataset:

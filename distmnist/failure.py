@@ -1,5 +1,7 @@
 """One line that says why a run failed: how it is worded, which rank prints it, and how the others learn of it."""
 
+import contextlib
+import errno
 import json
 import os
 import socket
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from distmnist import streams
 from distmnist.config import RunError, UsageError
 from distmnist.launcher import parent_process
 
@@ -22,6 +25,17 @@ STAGGER = 0.2
 """Seconds that each rank leaves to the one before it, so that the lowest living rank prints."""
 POLL = 0.02
 """Seconds between two looks at the store."""
+WRONG_PATH = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+"""What may be wrong with a path that its user has named, and can name otherwise."""
 HOLD = 3.0
 """Seconds for which the process that printed the line keeps the others of its machine from printing theirs."""
 PACKAGES = {"distmnist", "export"}
@@ -42,7 +56,8 @@ class Failure(NamedTuple):
 
 def exit_code(error: BaseException) -> int:
     """2 for what the user can correct, 1 for any other failure."""
-    return 2 if isinstance(error, UsageError) else 1
+    wrong_path = isinstance(error, OSError) and error.filename and error.errno in WRONG_PATH
+    return 2 if isinstance(error, UsageError) or wrong_path else 1
 
 
 def describe(error: BaseException) -> str:
@@ -69,10 +84,8 @@ def first_line(error: Exception) -> str:
 
 def print_failure(text: str) -> None:
     """Prints the line on standard error, if that can still be written to."""
-    try:
-        print(f"distmnist: {text}", file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # closed, or a full disk: the exit code has to do
-        return
+    with contextlib.suppress(streams.OutputLost):  # the exit code has to do
+        streams.write(sys.stderr, f"distmnist: {text}")
 
 
 def print_once_a_machine(text: str) -> None:

@@ -25,6 +25,7 @@ from typing import NoReturn, Self
 
 import torch.distributed as dist
 
+from distmnist import streams
 from distmnist.beats import Beat, ended, judge, kill
 from distmnist.config import RunError, UsageError
 from distmnist.failure import (
@@ -50,6 +51,7 @@ SILENT = 3.0
 """Seconds without a new beat after which a rank counts as silent: on a busy processor a thread may be a second late."""
 ENDING = 5.0
 """Seconds in which a thread reports a failure and ends the process, if the store answers."""
+STOPPING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 WAITING = {"rendezvous.py", "distributed.py", "heartbeat.py", "shared_memory.py"}
 """Files whose functions wait for other ranks: where a rank stands is told by what called them."""
 
@@ -220,7 +222,7 @@ class Heartbeat:
         while (left := deadline - time.monotonic()) > 0 and not self.stopped.is_set():
             self.wake.settimeout(left)
             with contextlib.suppress(TimeoutError):
-                if {signal.SIGTERM, signal.SIGINT} & set(self.wake.recv(64)) and self.signalled is None:
+                if STOPPING & set(self.wake.recv(64)) and self.signalled is None:
                     self.signalled = 0.0
 
     def _publish(self, store: dist.Store) -> None:
@@ -288,8 +290,7 @@ class Heartbeat:
         for rank in set(failure.ranks) - {self.rank}:
             if beat := self.beats.get(rank):
                 kill(beat)
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
+        streams.settle()
         os._exit(failure.code)
 
     def _linger(self, store: dist.Store) -> None:

@@ -18,6 +18,11 @@ FILES = {
 """name -> shape and the MD5 of the uncompressed file: MNIST as Y. LeCun, C. Cortes and C. J. C. Burges published it."""
 
 
+def published_name(name: str) -> str:
+    """The name in `FILES` of a file that may be called otherwise: gzipped, or train-images.idx3-ubyte, as unpacked."""
+    return name.removesuffix(".gz").replace(".idx", "-idx")
+
+
 class NotMnist(UsageError):
     """The file is not the one that was published. problem: what is wrong with it, after its name.
 
@@ -30,12 +35,12 @@ class NotMnist(UsageError):
 
 
 def read(path: Path) -> np.ndarray:
-    """The uint8 array in `path`, a file of `FILES` with or without `.gz`.
+    """The uint8 array in `path`, a file of `FILES`, gzipped if it ends in `.gz`: see `published_name`.
 
     Raises NotMnist for anything but the published content: damaged gzip, magic number, shape, length, labels over
     9, digest. Never holds more than the published size and a byte.
     """
-    shape, md5 = FILES[path.name.removesuffix(".gz")]
+    shape, md5 = FILES[published_name(path.name)]
     header = b"".join(number.to_bytes(4, "big") for number in (0x800 + len(shape), *shape))
     size = len(header) + int(np.prod(shape))
     content = bytearray(size + 1)  # filled in place, and the array is a view of it: 47 MB are not held twice

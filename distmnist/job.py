@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from distmnist import __version__, data, plots, summary
+from distmnist.commandline import hint, quoted
 from distmnist.config import Config, UsageError, data_is_chosen, from_json, option_flag, resolve, to_json
 from distmnist.data import Dataset
 from distmnist.distributed import World, choose_device, join
@@ -335,6 +336,6 @@ def footer(log: Log, dataset: Dataset, figures: dict[str, Any], finished: bool, 
         log.say(summary.table(dataset, figures))
     log.say()
     if finished:
-        log.say(f"next: python -m export {directory.path}")
+        log.say(f"next: {hint('-m', 'distmnist.export', directory.path)}")
     else:
-        log.say(f"interrupted; to go on: the same command with --resume --output {directory.path}")
+        log.say(f"interrupted; to go on: the same command with --resume --output {quoted(directory.path)}")

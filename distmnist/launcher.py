@@ -57,6 +57,23 @@ def from_environment() -> Ranks | None:
     return Ranks(rank, size, local_rank, local_size, values["MASTER_ADDR"], int(port))
 
 
+def refuse_separate_tasks() -> None:
+    """Raises UsageError in each of several SLURM tasks that no launcher has made ranks: each would do all of the work.
+
+    The task with SLURM_PROCID 0 alone prints the line. sbatch and salloc by themselves do not set the variable.
+    """
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    if not tasks.isdecimal() or int(tasks) < 2 or os.environ.get("RANK") or os.environ.get("WORLD_SIZE"):
+        return
+    error = UsageError(
+        f"srun started {tasks} tasks without torchrun, and each would do the same work alone; start torchrun in one"
+        " task a node, as launch/slurm.sbatch does, or a single task with srun --ntasks=1; where each task has work of"
+        " its own, unset SLURM_STEP_NUM_TASKS"
+    )
+    error.printed = os.environ.get("SLURM_PROCID", "0") != "0"
+    raise error
+
+
 def number(name: str, text: str) -> int:
     try:
         return int(text)

@@ -160,11 +160,11 @@ class RunDirectory:
 
         Raises UsageError if it cannot be written, or another run is still using it after `patience` seconds.
         """
-        if path and path.is_symlink():  # runs/latest, which this run may come to be
-            path = path.parent / path.readlink()
         self.damaged: set[str] = set()
         """The models whose last.pt was found damaged by `load` and is still there."""
         try:
+            if path and path.is_symlink():  # runs/latest, which this run may come to be
+                path = path.parent / path.readlink()
             self.made = path is None or not path.exists()
             self.path = path = path or new_directory()
             path.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """One export, or one proof of an exported folder: find the nets and the digits, write, prove, publish."""
 
 import json
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import torch
 
 from distmnist import __version__, data, source
 from distmnist.checkpoint import weights_sha256, write_atomically
+from distmnist.commandline import hint
 from distmnist.config import UsageError
 from distmnist.data import Dataset
 from distmnist.rundir import newer_than_latest, noted_data
 from distmnist.source import Trained
+from distmnist.streams import say, warn
 
 from . import folder, gate, int8, onnx_file, parity, provenance, publish, reference, torchscript
 from .reference import Case
@@ -38,6 +40,7 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
     Raises UsageError, RunError, and ParityError: then `output` is as it was before.
     """
     nets, warnings = source.load(path)
+    check_temporary_directory()
     for warning in warnings:
         warn(warning)
     if newer := newer_than_latest(path):
@@ -70,7 +73,17 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
         failed.unlink()
     say_results(report)
     say(f"proved and written: {output}")
-    say(f"next: python {output / 'predict.py'} {output / gate.names(nets[-1].name)['pixels']} IMAGE")
+    say(f"next: {hint(output / 'predict.py', output / gate.names(nets[-1].name)['pixels'])} IMAGE")
+
+
+def check_temporary_directory() -> None:
+    """Raises UsageError if none can be written: torch's exporter and the quantiser would blame the net."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UsageError(
+            "no temporary directory can be written, and the export needs one; name one in the variable TMPDIR"
+        ) from error
 
 
 def keep(path: Path, report: dict[str, Any], failures: list[str]) -> str:
@@ -242,11 +255,3 @@ def say_results(report: dict[str, Any]) -> None:
             )
     for line in lines if len(lines) <= 6 else [*lines[:5], f"... {len(lines) - 5} more in {folder.MANIFEST}"]:
         say(line)
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
-def warn(line: str) -> None:
-    print(f"WARNING: {line}", file=sys.stderr, flush=True)

@@ -1,5 +1,9 @@
 """What every test has: no trace of a launcher in the environment, one thread, no way out to the network."""
 
+import os
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from digits import few_digits, published, synthetic_files
@@ -21,6 +25,8 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, CLOSED)
+    # As in an activated environment: printed hints then say "python".
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     torch.set_num_threads(1)
 
 

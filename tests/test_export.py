@@ -1,4 +1,4 @@
-"""`python -m export`: the formats, what is inside them, and what becomes of bad input."""
+"""`python -m distmnist.export`: the formats, what is inside them, and what becomes of bad input."""
 
 import json
 import os

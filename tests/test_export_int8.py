@@ -1,4 +1,4 @@
-"""`python -m export --int8`: what is shipped decides as the net does, and what does not is left out or caught."""
+"""`python -m distmnist.export --int8`: what is shipped decides as the net does; the rest is left out or caught."""
 
 import json
 import os

@@ -59,7 +59,7 @@ def test_a_person_sees_the_setting_first_one_line_an_epoch_and_the_next_command_
         assert part in head
     assert "data: mnist-sample, 300 + 120 digits" in head and "output: a" in head
     assert len([line for line in out if "epoch" in line and "images/s" in line]) == 2
-    assert out[-1] == "next: python -m export a"
+    assert out[-1] == "next: python -m distmnist.export a"
 
 
 @pytest.mark.skipif(not plots.available(), reason="needs matplotlib: the extra report")
@@ -76,7 +76,7 @@ def test_a_plot_that_fails_costs_one_warning_and_not_the_run(command, monkeypatc
     monkeypatch.setattr(plots, "available", lambda: True)
     monkeypatch.setattr(plots, "of_run", fail)
     code, out, err = command(*SMALL, "--output=a")
-    assert code == 0 and out[-1] == "next: python -m export a" and figures("a")["correct"] > 0
+    assert code == 0 and out[-1] == "next: python -m distmnist.export a" and figures("a")["correct"] > 0
     assert err == ["WARNING: the run is complete but its plots are not: ValueError: no such font"]
 
 

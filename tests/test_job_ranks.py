@@ -45,7 +45,10 @@ def refusal(answers):
 def test_several_ranks_leave_one_run_and_speak_with_one_voice(tmp_path, size):
     answers = run_processes(command, size, tmp_path, *SMALL, "--output=a")
     assert [code for code, *_ in answers] == [0] * size
-    assert answers[0][1][-1] == "next: python -m export a" and f"{size} processes x 1 thread on cpu" in answers[0][1][1]
+    assert (
+        answers[0][1][-1] == "next: python -m distmnist.export a"
+        and f"{size} processes x 1 thread on cpu" in answers[0][1][1]
+    )
     assert all(out == err == [] for _, out, err in answers[1:])
     written = json.loads((tmp_path / "a/summary.json").read_text())
     assert (written["status"], written["world_size"]) == ("finished", size)

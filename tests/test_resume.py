@@ -105,7 +105,7 @@ def test_the_newest_run_is_resumed_by_the_name_latest(command):
     command(*SMALL, "--max-steps=3")
     (run,) = (path for path in Path("runs").iterdir() if path.name != "latest")
     code, out, _ = command("--resume", "--output=runs/latest", "--max-steps=10")
-    assert code == 0 and out[-1] == f"next: python -m export {run}"
+    assert code == 0 and out[-1] == f"next: python -m distmnist.export {run}"
     assert Path("runs/latest").readlink() == Path(run.name) and figures(run)["steps"] == 10
 
 
@@ -119,7 +119,7 @@ def test_runs_that_start_in_the_same_second_have_a_directory_each(command, monke
     assert [code for code, *_ in answers] == [0, 0, 0]
     names = ["20261125-120000", "20261125-120000-2", "20261125-120000-3"]
     assert sorted(path.name for path in Path("runs").iterdir()) == [*names, "latest"]
-    assert [f"next: python -m export runs/{name}" for name in names] == [out[-1] for _, out, _ in answers]
+    assert [f"next: python -m distmnist.export runs/{name}" for name in names] == [out[-1] for _, out, _ in answers]
 
 
 def test_a_new_directory_is_made_by_one_run_alone_however_many_start(tmp_path, monkeypatch):

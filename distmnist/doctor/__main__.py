@@ -8,12 +8,12 @@ Every line is ok, a warning or a problem with what to do about it. Exit codes: 0
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from distmnist.commandline import RanksParser, add_options, answer
+from distmnist.commandline import RanksParser, add_options, answer, end
 from distmnist.config import Config, data_is_chosen
+from distmnist.launcher import refuse_separate_tasks
 
 OPTIONS = ("data", "data_dir", "output", "device", "amp", "threads", "timeout")
 """Fields of `Config` that the doctor takes: give those that the training will be given."""
@@ -50,11 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work(arguments: Sequence[str] | None) -> int:
+    refuse_separate_tasks()
     config, own = parse(arguments)
     from distmnist.doctor import examination  # imports torch: 2 s that --help and a mistyped option need not take
 
     return examination.run(config, own["endpoint"], chosen=own["chosen"], as_json=own["json"])
 
 
+def command() -> NoReturn:
+    end(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -110,7 +110,7 @@ def look_at_data(name: str, directory: Path, chosen: bool) -> Finding:
         dataset = data.load(name, directory)
     except data.NotFound:
         otherwise = "stops where it cannot" if chosen else "falls back on the sample of 5,000 digits where it cannot"
-        if not (reason := data.objection(directory)):
+        if not (reason := data.elsewhere(directory) or data.objection(directory)):
             text = f"no MNIST in {directory}: training downloads it, and {otherwise}; put it there"
             return Finding(WARNING, "data", text)
         if chosen:
@@ -132,8 +132,9 @@ def look_at_disk(output: Path) -> Finding:
 
 
 def existing(path: Path) -> Path:
-    """`path`, or the nearest folder above it that is there."""
-    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    """`path`, or the nearest folder above it that this user can see."""
+    # os.path.exists: Path's raises below a directory that may not be entered
+    return next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))
 
 
 def look_at_shared_memory(path: Path) -> Finding:

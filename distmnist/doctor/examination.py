@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from distmnist import streams
 from distmnist.config import Config, RunError, UsageError
 from distmnist.distributed import World, join
 from distmnist.doctor import checks, measurements, network
 from distmnist.doctor.checks import OK, PROBLEM, WARNING, Finding
 from distmnist.doctor.measurements import StepTimes
-from distmnist.failure import first_line
+from distmnist.failure import first_line, print_failure
 from distmnist.job import set_up_machine
 from distmnist.machine import die_with_parent
 from distmnist.rundir import versions
@@ -36,6 +37,7 @@ class Report:
         self.as_json, self.silent = as_json, not world.is_main
         self.findings: list[dict[str, str]] = []
         self.measured: dict[str, Any] = {"world_size": world.size}
+        self.lost: streams.OutputLost | None = None
         self.home, self.several_hosts = socket.gethostname(), world.size > world.local_size
 
     def add(self, finding: Finding, host: str | None = None) -> None:
@@ -44,7 +46,7 @@ class Report:
         if self.silent or self.as_json or (finding.level == OK and host not in (None, self.home)):
             return
         where = f"{host}: " if host and self.several_hosts else ""
-        print(f"{finding.level:8} {finding.name:13} {where}{finding.text}", flush=True)
+        self._say(f"{finding.level:8} {finding.name:13} {where}{finding.text}")
 
     def count(self, level: str) -> int:
         return sum(finding["level"] == level for finding in self.findings)
@@ -54,10 +56,19 @@ class Report:
         problems, warnings = self.count(PROBLEM), self.count(WARNING)
         status = PROBLEM if problems else WARNING if warnings else OK
         if self.as_json and not self.silent:
-            print(json.dumps({"schema": 1, "status": status, **self.measured, "findings": self.findings}, indent=2))
+            self._say(json.dumps({"schema": 1, "status": status, **self.measured, "findings": self.findings}, indent=2))
         elif not self.silent:
-            print(f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}", flush=True)
-        return int(status == PROBLEM)
+            self._say(f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}")
+        if self.lost and not self.lost.printed:
+            print_failure(str(self.lost))
+        return int(status == PROBLEM) or (self.lost.code if self.lost else 0)
+
+    def _say(self, line: str) -> None:
+        """A line that cannot be written does not stop the examination, in which other ranks take part."""
+        try:
+            streams.say(line)
+        except streams.OutputLost as lost:
+            self.lost = lost
 
 
 def run(config: Config, endpoint: str | None, *, chosen: bool, as_json: bool) -> int:

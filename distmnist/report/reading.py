@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from distmnist import data
+from distmnist.commandline import quoted
 from distmnist.config import UsageError
 from distmnist.data import Dataset
 from distmnist.metrics import CLASSES
@@ -126,7 +127,7 @@ def read_run(path: Path) -> Run:
     if not (path / "config.json").is_file():
         raise UsageError(f"{path} is no run, study or sweep (no config.json, study.json or sweep.json); name one")
     if not (path / "summary.json").is_file():
-        raise UsageError(f"{path} is not finished; go on with it: --resume --output {path}")
+        raise UsageError(f"{path} is not finished; go on with it: --resume --output {quoted(path)}")
     summary = load(path / "summary.json", "run")
     config = load(path / "config.json")
     conform(config, SHAPES["config"], str(path / "config.json"))

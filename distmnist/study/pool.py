@@ -34,6 +34,10 @@ PATIENCE = 30.0
 """Seconds that a process that was asked to stop has for its snapshot: what torchrun grants."""
 
 
+MEANT_FOR_ALL = {*VARIABLES, "SLURM_STEP_NUM_TASKS"}
+"""Variables that tell of this process and its siblings: its runs are on their own."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Member:
     """One run: its directory and the options of distmnist.train, but --output, --resume and --threads."""
@@ -228,10 +232,12 @@ def run(members: Iterable[Member], jobs: Jobs, wishes: Callable[[], Wish]) -> Ge
 
 def start(member: Member, slot: int, jobs: Jobs) -> Running:
     """Out of reach of the terminal's Ctrl-C, which is for the process that runs them all."""
-    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in MEANT_FOR_ALL}
     if jobs.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = jobs.gpus[slot % len(jobs.gpus)]
-    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed once the process has ended
+    # Beside the run, where there is a directory that can be written for certain.
+    member.path.parent.mkdir(parents=True, exist_ok=True)
+    errors = tempfile.TemporaryFile("w+", dir=member.path.parent)  # noqa: SIM115, closed once the process has ended
     process = subprocess.Popen(
         member.command(jobs.threads),
         env=environment,

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
+from distmnist.commandline import hint
 from distmnist.config import UsageError, option_flag, resolve
 from distmnist.log import Log
 from distmnist.signals import Signals
@@ -49,7 +50,7 @@ def run(own: argparse.Namespace) -> int:
             save()
         log.say(trials.table())
         if trials.winner:
-            log.say(f"\nnext: python -m distmnist.report {directory.path}")
+            log.say(f"\nnext: {hint('-m', 'distmnist.report', directory.path)}")
             return 0
         log.say(f"\ninterrupted; the same command goes on with {directory.path}")
         return 128 + (signals.fatal or signal.SIGTERM)

@@ -61,7 +61,7 @@ def judge(beats: list[Beat], silent: set[int], still: float) -> Failure | None:
     first = blamed[0]
     if first.task:
         return Failure(f"{first.name} has not finished {first.task} within {first.limit:g} s", ranks=(first.rank,))
-    ranks = ", ".join(str(beat.rank) for beat in blamed)
+    ranks = ", ".join(str(rank) for rank in sorted(beat.rank for beat in blamed))
     if len(blamed) == 1:
         text = f"{first.name} has made no progress for {first.still:.0f} s, in {first.place}"
         return Failure(text, ranks=(first.rank,))

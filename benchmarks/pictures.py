@@ -77,7 +77,7 @@ def run(
     predictor: Predictor, data_dir: Path, styles: list[Style], seeds: list[int]
 ) -> Iterator[tuple[str, list[Tally]]]:
     """(style, a tally a seed), style after style."""
-    test = load(data_dir).test
+    test = load("mnist", data_dir).test
     images, labels = test.images.numpy(), test.labels.numpy()
     right = np.concatenate([predictor.predict(part).argmax(1) for part in np.array_split(images, 20)]) == labels
     for style in styles:

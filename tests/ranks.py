@@ -200,22 +200,30 @@ def free_port() -> int:
 
 def _collect(pipes: list[connection.Connection], processes: list[Any], deadline: float) -> list[Any]:
     results: dict[int, Any] = {}
+    dead: list[int] = []
     waiting = dict(zip(pipes, range(len(pipes)), strict=True))
     while waiting:
         ready = connection.wait(list(waiting), max(0.0, deadline - time.monotonic()))
-        if not ready:
+        if not ready and not dead:
             late = ", ".join(str(rank) for rank in waiting.values())
             raise RankFailed(f"no result in time from rank {late} of {len(pipes)}")
+        if not ready:
+            break
         for pipe in ready:
             rank = waiting.pop(pipe)
             try:
                 fine, value = pickle.loads(pipe.recv_bytes())
             except EOFError:
-                processes[rank].join()
-                raise RankFailed(f"rank {rank} died with exit code {processes[rank].exitcode}") from None
+                # A rank ends without an answer when another has failed: that one's answer tells more.
+                dead.append(rank)
+                deadline = min(deadline, time.monotonic() + 3)
+                continue
             if not fine:
                 raise RankFailed(f"on rank {rank}:\n{value}")
             results[rank] = value
+    if dead:
+        processes[dead[0]].join()
+        raise RankFailed(f"rank {dead[0]} died with exit code {processes[dead[0]].exitcode}")
     return [results[rank] for rank in range(len(pipes))]
 
 

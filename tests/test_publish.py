@@ -151,6 +151,7 @@ def die_at(number: int) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.parametrize("before", [None, OLD], ids=["first", "again"])
+@pytest.mark.parametrize("place", ["beside", "no exchange", "inside", "tmpfs"], indirect=True)
 def test_wherever_an_export_is_killed_the_next_finds_the_old_or_the_new_one_whole(place, before, request, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # hundreds of exports; a step all the same
     seen = set()

@@ -41,7 +41,7 @@ def campaign(kills: int, seed: int, only: int | None, say: Callable[[str], None]
             say(f"FAILED, {failure}: trial {number}: {trial}")
             number += 1
             continue
-        struck.update(f"{fault.moment}, {fault.signal.name}" for fault in outcome.struck)
+        struck.update(f"{fault.moment}, {fault.kind}" for fault in outcome.struck)
         recoveries += outcome.recoveries
         lost += outcome.lost
         if outcome.digest != references[quiet]:

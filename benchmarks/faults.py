@@ -1,6 +1,8 @@
 """One trial of the campaign: a job, the faults that strike it, its restarts, and what came of it."""
 
+import ctypes
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
@@ -15,7 +17,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from distmnist import checkpoint, data, distributed, train, trainer
+from distmnist import checkpoint, data, distributed, shared_memory, train, trainer
 from distmnist.data import Dataset, Digits
 
 TRAIN, TEST, BATCH, EPOCHS, SNAPSHOT_STEPS = 360, 100, 64, 2, 3
@@ -26,6 +28,9 @@ HANG_SECONDS = 4.0
 
 MOMENTS: dict[str, tuple[Any, str, int]] = {
     "start-up": (data, "load", 1),
+    "set-up: connecting": (distributed.World, "connect", 1),
+    "set-up: meeting in shared memory": (shared_memory, "meet_peers", 1),
+    "an agreement": (distributed.World, "_wait", 6),
     "a step": (trainer.Trainer, "_step", 11),
     "evaluation": (trainer, "evaluate", 2),
     "evaluation: adding up": (distributed.World, "sum_", 4),
@@ -34,8 +39,16 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "saving: fsync": (os, "fsync", 8),
     "saving: renaming": (os, "replace", 8),
     "saving: fsync of the directory": (checkpoint, "sync_directory", 6),
+    "leaving": (distributed, "leave", 1),
 }
 """What a fault strikes: owner, function, and the number of calls among which one is drawn."""
+
+HANG, HANG_IN_C, FREEZE, FAIL = "hang", "hang in C", "freeze", "fail"
+KINDS = ["SIGKILL"] * 6 + ["SIGTERM"] * 2 + ["SIGINT"]
+"""What may happen to a process, as often as it is drawn; with others beside it, standstills too. The name of a signal,
+or one of the above: hang, in Python; hang in C, where the interpreter can run nothing else; freeze, all of it; fail, as
+a system call does, upon which no rank shares memory."""
+STANDSTILLS = [HANG, HANG_IN_C, FREEZE]
 
 
 class TrialFailed(Exception):
@@ -44,13 +57,13 @@ class TrialFailed(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """`signal` hits `rank` at the call number `call` of what `moment` names, before or after it is carried out."""
+    """`kind` hits `rank` at the call number `call` of what `moment` names, before or after it is carried out."""
 
     moment: str
     call: int
     after: bool
     rank: int
-    signal: signal.Signals
+    kind: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,17 +83,19 @@ def draw(seed: int, number: int) -> Trial:
     count = dice.randint(1, 3)
     size = dice.choice((1, 2, 3, 4))
     sizes = tuple(dice.choice((1, 2, 4, 8)) if virtual else size for _ in range(count + 1))
-    return Trial(dice.choice(("mlp", "cnn")), virtual, sizes, tuple(draw_fault(dice, n) for n in sizes[:-1]))
+    faults = tuple(draw_fault(dice, n, exact=virtual > 0 or n < 3) for n in sizes[:-1])
+    return Trial(dice.choice(("mlp", "cnn")), virtual, sizes, faults)
 
 
-def draw_fault(dice: random.Random, size: int) -> Fault:
-    moment = dice.choice(list(MOMENTS))
+def draw_fault(dice: random.Random, size: int, *, exact: bool) -> Fault:
+    """exact: without shared memory the gradients have the same bits; three ranks' sums round otherwise over gloo."""
+    moment = dice.choice([name for name in MOMENTS if size > 1 or not name.startswith(("set-up", "an agreement"))])
     rank = 0 if moment.startswith("saving") else dice.randrange(size)
-    signals = [signal.SIGKILL] * 6 + [signal.SIGTERM] * 2 + [signal.SIGINT] + [signal.SIGSTOP] * (size > 1)
-    return Fault(moment, dice.randint(1, MOMENTS[moment][2]), dice.random() < 0.5, rank, dice.choice(signals))
+    kinds = KINDS + STANDSTILLS * (size > 1) + [FAIL] * 4 * (exact and moment == "set-up: meeting in shared memory")
+    return Fault(moment, dice.randint(1, MOMENTS[moment][2]), dice.random() < 0.5, rank, dice.choice(kinds))
 
 
-def few_digits(_: Path) -> Dataset:
+def few_digits(name: str, directory: Path) -> Dataset:
     sample = data.load_sample()
     cut = {"train": TRAIN, "test": TEST}
     parts = {name: Digits(*(t[:n] for t in vars(getattr(sample, name)).values())) for name, n in cut.items()}
@@ -106,6 +121,14 @@ def work(
     os.dup2(null, 1)
     os.dup2(null, 2)
     data.load, data.fetch = few_digits, lambda directory, say: None
+    note_training(events)
+    if fault and fault.rank == rank:
+        strike(fault, events)
+    sys.exit(train.main(arguments))
+
+
+def note_training(events: Path) -> None:
+    """Has every epoch, or what is left of one after a restart, noted as it begins."""
     original = trainer.Trainer._run_epoch
 
     def run_epoch(self: trainer.Trainer) -> None:
@@ -113,9 +136,6 @@ def work(
         original(self)
 
     trainer.Trainer._run_epoch = run_epoch
-    if fault and fault.rank == rank:
-        strike(fault, events)
-    sys.exit(train.main(arguments))
 
 
 def strike(fault: Fault, events: Path) -> None:
@@ -141,12 +161,23 @@ def strike(fault: Fault, events: Path) -> None:
 def hurt(fault: Fault, events: Path, args: tuple[Any, ...]) -> None:
     position = args[0].record.position if args and isinstance(args[0], trainer.Trainer) else None
     note(events, "fault", position)
-    os.kill(os.getpid(), fault.signal)
+    if fault.kind == HANG:
+        while True:
+            time.sleep(1)
+    elif fault.kind == HANG_IN_C:
+        ctypes.PyDLL(None).sleep(1_000_000)
+    elif fault.kind == FREEZE:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif fault.kind == FAIL:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    else:
+        os.kill(os.getpid(), signal.Signals[fault.kind])
 
 
 def note(events: Path, what: str, position: int | None) -> None:
+    entry = {"event": what, "position": position, "at": time.monotonic(), "pid": os.getpid()}
     with events.open("a") as file:
-        file.write(json.dumps({"event": what, "position": position, "at": time.monotonic()}) + "\n")
+        file.write(json.dumps(entry) + "\n")
 
 
 def attempt(trial: Trial, number: int, store: dist.TCPStore, folder: Path) -> bool:

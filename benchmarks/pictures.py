@@ -80,7 +80,7 @@ class Meter:
     """The net and, for each seed, the digits that it reads right as they are: one in each process that measures."""
 
     def __init__(self, model: Path, data_dir: Path, seeds: list[int]) -> None:
-        test = load(data_dir).test
+        test = load("mnist", data_dir).test
         images, labels = test.images.numpy(), test.labels.numpy()
         self.predictor = Predictor(model, threads=1)
         said = np.concatenate([self.predictor.predict(part).argmax(1) for part in np.array_split(images, 20)])

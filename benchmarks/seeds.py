@@ -2,6 +2,7 @@
 
 Runs that are finished below --output are not trained again, so the command can be interrupted and repeated.
 Run: python -m benchmarks.seeds --data-dir DIR --output DIR [--seeds 5] [--processes 1 2] [--amp off bf16] [-- OPTIONS]
+     python -m benchmarks.seeds --output DIR -- --data sample
 """
 
 import argparse
@@ -28,7 +29,7 @@ def train(folder: Path, processes: int, options: list[str]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5, help="random seeds 0 to N - 1 (default: 5)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
@@ -41,7 +42,8 @@ def main() -> None:
             runs = []
             for seed in range(arguments.seeds):
                 folder = arguments.output / f"{'-'.join([amp, str(processes), str(seed), *arguments.options])}"
-                options = ["--data-dir", str(arguments.data_dir), "--seed", str(seed), "--amp", amp]
+                options = ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
+                options += ["--seed", str(seed), "--amp", amp]
                 runs.append(train(folder, processes, options + arguments.options)["models"])
             for net in runs[0]:
                 accuracies = [100 * run[net]["test_accuracy"] for run in runs]

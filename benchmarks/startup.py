@@ -95,7 +95,8 @@ def main() -> None:
     stages: dict[str, list[dict[str, float]]] = {name: [] for name in JOBS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        options = ["--model", arguments.model, "--data-dir", str(arguments.data_dir or folder / "no data")]
+        data = ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else ["--data", "sample"]
+        options = ["--model", arguments.model, *data]
         for number in range(arguments.rounds):
             for what, command in ANSWERS.items():
                 answers[what].append(seconds_of(*command))

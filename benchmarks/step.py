@@ -140,7 +140,7 @@ def main() -> None:
     keep_freed_memory()
     flush_denormals()
     with join(timeout=60) as world:
-        world.connect(timeout=60)
+        world.connect()
         times = measure(world, arguments.model, arguments.rounds, repeated_sample())
         if world.is_main:
             print(f"{arguments.model}, {world.size} processes of {arguments.threads} threads, a step of 64 digits:")

@@ -19,7 +19,7 @@ from distmnist.config import UsageError
 VERSION = 1
 MAGIC = b"distmnist-sha256"
 FOOTER = len(MAGIC) + hashlib.sha256().digest_size
-LAST, PREVIOUS = "last.pt", "prev.pt"
+LAST, PREVIOUS, DAMAGED = "last.pt", "prev.pt", "last.pt.damaged"
 
 
 class SnapshotError(UsageError):
@@ -81,7 +81,10 @@ def from_bytes(content: bytes, name: str) -> dict[str, Any]:
 
 
 def save(folder: Path, snapshot: dict[str, Any]) -> None:
-    """Writes folder/last.pt; the one before becomes folder/prev.pt. OSError: the newest of them is whole."""
+    """Writes folder/last.pt; the one before becomes folder/prev.pt. OSError: the newest of them is whole.
+
+    A last.pt that `load_newest` found damaged must be set aside first: `set_damaged_aside`.
+    """
     write_atomically(folder / LAST, to_bytes(snapshot), old=folder / PREVIOUS)
 
 
@@ -108,6 +111,17 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     if trouble:
         raise trouble
     return None, None
+
+
+def set_damaged_aside(folder: Path) -> None:
+    """Renames the damaged folder/last.pt to last.pt.damaged, and prev.pt, which is whole, to last.pt.
+
+    `save` would make the damaged one prev.pt, in place of the only whole one. A kill between the two renames leaves
+    prev.pt, which `load_newest` finds. Nothing is deleted: the file may be of a later version.
+    """
+    os.replace(folder / LAST, folder / DAMAGED)
+    os.replace(folder / PREVIOUS, folder / LAST)
+    sync_directory(folder)
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

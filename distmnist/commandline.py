@@ -6,25 +6,43 @@ python -m distmnist.commandline [options of distmnist.train]    only checks them
 import argparse
 import dataclasses
 import os
+import shlex
+import shutil
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from distmnist.config import Config, RunError, UsageError, option_flag, positive, resolve, value_type
-
-PATIENCE = 3.0
-"""Seconds that the other ranks leave to rank 0 to speak: torchrun ends them all as soon as one has left."""
+from distmnist import streams
+from distmnist.config import Config, RunError, UsageError, expand, option_flag, positive, resolve, value_type
+from distmnist.failure import describe, exit_code, print_failure, print_once_a_machine
+from distmnist.launcher import has_siblings
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, with one line for wrong usage, and `--help` from rank 0 alone."""
+    """argparse's, with one line for wrong usage."""
 
     def error(self, message: str) -> NoReturn:
+        if "--local-rank" in message or "--local_rank" in message:
+            raise UsageError(
+                "--local-rank is what torch.distributed.launch adds, the launcher that torchrun has replaced;"
+                " use torchrun with the same options"
+            )
         raise UsageError(f"{message}; --help lists the options")
 
     def print_help(self, file: IO[str] | None = None) -> None:
-        if is_first("RANK"):
+        """Raises OutputLost."""
+        if file:
+            super().print_help(file)
+        else:
+            streams.say(self.format_help().rstrip("\n"))
+
+
+class RanksParser(Parser):
+    """Of a command that several processes run: rank 0 alone prints its help."""
+
+    def print_help(self, file: IO[str] | None = None) -> None:
+        if not has_siblings() or os.environ.get("RANK") == "0":
             super().print_help(file)
 
 
@@ -50,7 +68,7 @@ def add_options(
             kind, metavar, choices = several(kind), f"{metavar or 'NAME'},...", None
         group.add_argument(
             option_flag(field.name),
-            type=kind,
+            type=to_path if kind is Path else kind,
             choices=choices,
             metavar=metavar,
             help=text.replace("%", "%%"),
@@ -69,6 +87,30 @@ def several(kind: type) -> Callable[[str], list[Any]]:
     return values
 
 
+def to_path(text: str) -> Path:
+    """The type of an option or argument that is a path: with ~ for the home directory, and never empty.
+
+    Path("") would be the current directory, and an unset variable the likeliest cause.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; is it a variable that is not set?")
+    return expand(text)
+
+
+def hint(*words: str | Path) -> str:
+    """A command for this Python that can be typed where it is printed: quoted, and with a name the shell finds."""
+    here = Path(sys.executable).parent
+    names = (name for name in ("python", "python3") if (found := shutil.which(name)) and Path(found).parent == here)
+    python = next(names, sys.executable)
+    return " ".join([quoted(python), *map(quoted, words)])
+
+
+def quoted(word: str | Path) -> str:
+    """The word as a shell takes it; a path that begins with a dash is no option."""
+    dashed = isinstance(word, Path) and str(word).startswith("-")
+    return shlex.quote(f"./{word}" if dashed else str(word))
+
+
 def check_count(flag: str, value: int | None) -> None:
     """Raises UsageError if `value`, what was given with `flag`, is below 1."""
     if value is not None and not positive(value):
@@ -77,7 +119,7 @@ def check_count(flag: str, value: int | None) -> None:
 
 def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The command line -> the options that were typed, checked. Raises UsageError; `--help` prints and exits."""
-    parser = Parser(
+    parser = RanksParser(
         prog="distmnist.train",
         usage="torchrun --nproc_per_node=N -m distmnist.train [options]\n"
         "       python -m distmnist.train [options]             the same with one process",
@@ -91,33 +133,38 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     return given
 
 
-def answer(work: Callable[[], int]) -> int:
-    """What `work` returns, or the exit code of what it raises, whose one line rank 0 says."""
+def answer(work: Callable[[], int], *, ranks: bool = False) -> int:
+    """What `work` returns, or the exit code of what it raises, whose one line is printed.
+
+    That is UsageError, RunError, and OSError of a file, such as one below a directory that this user may not enter.
+
+    ranks: several processes may run this command; then one of them prints the line.
+    """
     try:
         return work()
-    except UsageError as error:
-        return fail(str(error), 2)
-    except RunError as error:
-        return fail(str(error), 1)
+    except streams.OutputLost as lost:
+        if not lost.printed:
+            print_failure(str(lost))
+        return lost.code
+    except (UsageError, RunError) as error:
+        if not error.printed:
+            (print_once_a_machine if ranks and has_siblings() else print_failure)(str(error))
+        return exit_code(error)
+    except OSError as error:
+        if not error.filename:
+            raise
+        (print_once_a_machine if ranks and has_siblings() else print_failure)(describe(error))
+        return exit_code(error)
     except KeyboardInterrupt:
         return 130
 
 
-def fail(message: str, code: int, speaker: str = "RANK") -> int:
-    """Has the process speak, on standard error, whose environment's `speaker` is 0 or absent. Returns `code`.
-
-    All but rank 0 wait first, for rank 0 to speak.
-    """
-    if not is_first("RANK"):
-        time.sleep(PATIENCE)
-    if is_first(speaker):
-        print(f"distmnist: {message}", file=sys.stderr, flush=True)
-    return code
-
-
-def is_first(name: str) -> bool:
-    """Whether this process's number `name`, "RANK" or "LOCAL_RANK", is 0."""
-    return os.environ.get(name, "0") == "0"
+def end(main: Callable[[], int]) -> NoReturn:
+    """Ends the process as the program `main`, with its exit code."""
+    try:
+        sys.exit(main())
+    finally:
+        streams.settle()
 
 
 def check() -> int:
@@ -127,4 +174,4 @@ def check() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(answer(check))
+    end(lambda: answer(check))

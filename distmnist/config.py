@@ -5,7 +5,9 @@ It imports nothing heavy, so that `--help` and a mistyped option answer at once.
 """
 
 import dataclasses
+import json
 import math
+import numbers
 import os
 import types
 import typing
@@ -19,12 +21,25 @@ ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu")
 """Names in torch.nn.functional, which is where models.py takes the functions from."""
 
 
+MAX_THREADS = 1024
+"""Of one process. Far above it the OpenMP runtime cannot start them, and ends the process with a segmentation fault."""
+
+MAX_TIMEOUT = 7 * 24 * 3600.0
+"""Seconds: a week. The libraries below count milliseconds in 32 bits, which overflow after 24 days."""
+
+
 class UsageError(ValueError):
     """Something the user can mend: the message is one line that says what, where and what to do. Exit code 2."""
+
+    printed = False
+    """Whether a rank has printed the line already."""
 
 
 class RunError(RuntimeError):
     """The run cannot go on, through nobody's mistyping: the message is one line that says why. Exit code 1."""
+
+    printed = False
+    """Whether a rank has printed the line already."""
 
 
 def option(
@@ -190,9 +205,17 @@ class Config:
         metavar="V",
         result=True,
     )
+    data: str = option(
+        "mnist",
+        "data set; sample: the 5,000 digits of MNIST that come with distmnist. Where neither this nor --data-dir nor"
+        " $DISTMNIST_DATA is given, the sample stands in for an MNIST that cannot be had",
+        group=RUN,
+        choices=("mnist", "sample"),
+        result=True,
+    )
     data_dir: Path = option(
-        lambda: Path(os.environ.get("DISTMNIST_DATA") or "data"),
-        "MNIST's IDX files, raw or .gz, here or in MNIST/raw/ below; downloaded into it if absent"
+        lambda: expand(os.environ.get("DISTMNIST_DATA") or "data"),
+        "MNIST's IDX files, raw or .gz, here or in MNIST/raw/ below; downloaded into it if it is empty or missing"
         " (default: $DISTMNIST_DATA, else ./data)",
         group=RUN,
         metavar="DIR",
@@ -224,22 +247,23 @@ class Config:
         None,
         "CPU threads of each process (default: usable cores / processes on this machine)",
         group=MACHINE,
-        valid=positive,
-        must="be at least 1",
+        valid=lambda value: 1 <= value <= MAX_THREADS,
+        must=f"be from 1 to {MAX_THREADS}",
         metavar="N",
     )
     timeout: float = option(
         300.0,
         "seconds that a process waits for the others before it gives up",
         group=MACHINE,
-        valid=positive,
-        must="be above 0 and finite",
+        valid=lambda value: 0 < value <= MAX_TIMEOUT,
+        must=f"be above 0 and at most {MAX_TIMEOUT:.0f}, a week",
         metavar="SECONDS",
     )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, rules = getattr(self, field.name), field.metadata
+            value, rules = checked_type(field, getattr(self, field.name)), field.metadata
+            object.__setattr__(self, field.name, value)  # 1 as 1.0 for a float: the class is frozen for its users
             if value is None:
                 continue
             if rules["choices"] and value not in rules["choices"]:
@@ -267,6 +291,47 @@ def value_type(field: dataclasses.Field) -> type:
     return field.type
 
 
+def checked_type(field: dataclasses.Field, value: Any) -> Any:
+    """`value` as the type that the field declares: whole numbers of any library as int, numbers as float.
+
+    Raises UsageError, which names the option, for a value of another type: values also come from files edited by hand.
+    """
+    kind = value_type(field)
+    if value is None and isinstance(field.type, types.UnionType):
+        return None
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if is_number and isinstance(value, numbers.Integral) and abs(int(value)) >= 2**63:
+        raise UsageError(f"{option_flag(field.name)} has more digits than 64 bits hold; use a smaller number")
+    if kind is int and is_number and isinstance(value, numbers.Integral):
+        return int(value)
+    if kind is float and is_number:
+        return float(value)
+    if kind is Path and value == "":  # not Path(""), which is "."
+        raise UsageError(f"{option_flag(field.name)} is an empty path; name one")
+    if kind is Path and isinstance(value, str | Path) and "\0" not in str(value):
+        return value if isinstance(value, Path) else expand(value)
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is str and isinstance(value, str) and value.isprintable():
+        return value
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", Path: "a path"}
+    raise UsageError(f"{option_flag(field.name)} {show(value)} must be {words[kind]}")
+
+
+def expand(path: str) -> Path:
+    """The path, with a leading ~ replaced by the home directory: shells leave --output=~/runs to the program."""
+    return Path(os.path.expanduser(path))  # not Path.expanduser, which takes "./~" for "~"
+
+
+def show(value: Any) -> str:
+    """A value of the wrong type in one line of bounded length; strings in quotation marks, as JSON has them."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        text = f"of type {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def to_json(options: dict[str, Any]) -> dict[str, Any]:
     """Options by name -> the same as JSON values; paths as strings."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
@@ -277,11 +342,19 @@ def from_json(options: dict[str, Any]) -> dict[str, Any]:
     fields = {f.name: f for f in dataclasses.fields(Config)}
     if unknown := options.keys() - fields.keys():
         raise UsageError(f"unknown options {', '.join(sorted(unknown))}: written by another version of distmnist?")
-    return {n: Path(v) if value_type(fields[n]) is Path and v is not None else v for n, v in options.items()}
+    paths = {name for name, value in options.items() if value_type(fields[name]) is Path and isinstance(value, str)}
+    return {name: checked_type(fields[name], v) if name in paths else v for name, v in options.items()}
+
+
+def data_is_chosen(given: dict[str, Any]) -> bool:
+    """Whether the data were named, with an option or in the environment: then nothing may stand in for them."""
+    return not given.keys().isdisjoint({"data", "data_dir"}) or bool(os.environ.get("DISTMNIST_DATA"))
 
 
 def resolve(given: dict[str, Any], model: str | None = None) -> Config:
     """Defaults, then the recipe's options for `model`, then `given`: the options that were typed."""
     model = model or given.get("model", "all")
-    recipe = RECIPES.get(given.get("recipe", "reference"), {})
-    return Config(**{**recipe.get("*", {}), **recipe.get(model, {}), **given, "model": model})
+    name = given.get("recipe", "reference")
+    recipe = RECIPES.get(name, {}) if isinstance(name, str) else {}
+    settings = recipe.get(model, {}) if isinstance(model, str) else {}
+    return Config(**{**recipe.get("*", {}), **settings, **given, "model": model})  # which refuses what is no string

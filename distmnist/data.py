@@ -1,4 +1,4 @@
-"""Finds, reads and holds the digits: MNIST from disk or a download, else the 5,000 real digits that come along.
+"""Finds, reads and holds the digits: MNIST from disk or a download, or the 5,000 real digits that come along.
 
 Digits stay in memory as uint8 and are normalised a batch at a time on the device. Your data: edit this file.
 """
@@ -10,16 +10,16 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from distmnist import idx
-from distmnist.config import UsageError
+from distmnist.config import UsageError, expand
 from distmnist.seeds import generator
 
 MEAN, STD = 0.1307, 0.3081
@@ -27,6 +27,13 @@ MEAN, STD = 0.1307, 0.3081
 
 MIRROR_TIMEOUT = 5.0
 """Seconds without an answer. torchvision tries each mirror over https, then over http: 10 seconds a mirror."""
+
+
+NAMES = {"mnist": "mnist", "sample": "mnist-sample"}
+"""Value of --data -> name of the data set, in summaries and checkpoints."""
+
+LOCK_SECONDS = 1800.0
+"""How long one process waits while another one downloads: 11 MB over a slow line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +71,14 @@ class Dataset:
         return {"name": self.name, "train": len(self.train), "test": len(self.test)}
 
 
+def option_of(name: str) -> str:
+    """The value of --data for the data set called `name` in a run. Raises UsageError: there is none."""
+    for option, known in NAMES.items():
+        if known == name:
+            return option
+    raise UsageError(f"the data set {name!r} is unknown; this distmnist has {', '.join(NAMES.values())}")
+
+
 def normalise(images: Tensor) -> Tensor:
     """Pixels, uint8 [n, 28, 28] -> float32 [n, 1, 28, 28]: divided by 255, then by the published mean and deviation.
 
@@ -82,56 +97,168 @@ def hold_out(train: Digits, fraction: float) -> tuple[Digits, Digits]:
     return Digits(train.images[kept], train.labels[kept]), Digits(train.images[held], train.labels[held])
 
 
+class NotFound(UsageError):
+    """The data set is not there."""
+
+
 def find(directory: Path) -> dict[str, Path] | None:
-    """The four files below `directory`, in MNIST/raw/ or flat, raw before `.gz`; None if there is none of them."""
+    """The four files below `directory`, in MNIST/raw/ or flat, raw before `.gz`; None if there is none of them.
+
+    They may be called as archives call them: see `idx.published_name`.
+    Raises UsageError if there are some of them.
+    """
     for folder in (directory / "MNIST" / "raw", directory):
         found = {}
         for name in idx.FILES:
-            candidates = (folder / name, folder / f"{name}.gz")
-            if path := next((c for c in candidates if c.is_file()), None):
+            names = (name, name.replace("-idx", ".idx"))
+            candidates = (folder / f"{stem}{suffix}" for suffix in ("", ".gz") for stem in names)
+            # os.path.isfile: Path's raises where the directory may not be read
+            if path := next((c for c in candidates if os.path.isfile(c)), None):
                 found[name] = path
         if missing := found and idx.FILES.keys() - found.keys():
-            raise UsageError(f"{folder} lacks {', '.join(sorted(missing))}; add them, or delete the others to download")
+            raise UsageError(
+                f"{folder} lacks {', '.join(sorted(missing))}; add them, choose a different directory with --data-dir,"
+                " or --data sample"
+            )
         if found:
             return found
     return None
 
 
+def elsewhere(directory: Path) -> str | None:
+    """Why MNIST is not found in `directory` although it may be there: it cannot be read, or lies deeper. None: neither.
+
+    Three levels are looked into: as deep as MNIST/raw in the directory beside.
+    """
+    try:
+        os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    for folder, folders, _ in os.walk(directory):
+        depth = len(Path(folder).relative_to(directory).parts)
+        folders[:] = [] if depth == 3 else sorted(name for name in folders if not name.startswith("."))
+        with contextlib.suppress(UsageError):  # other data sets have files of the same names
+            if depth and (files := find(Path(folder))):
+                idx.read(files["t10k-labels-idx1-ubyte"])
+                return f"it is one directory too high, for the files are in {folder}"
+    return None
+
+
+def provide(name: str, directory: Path, chosen: bool, say: Callable[[str], None]) -> str | None:
+    """Downloads the data set `name`, a value of --data, if it is neither here nor in `directory`.
+
+    Returns why it is not there, in one line. Raises NotFound instead if the data were `chosen`: see `data_is_chosen`.
+    """
+    reason = None if name == "sample" else fetch(directory, say)
+    if reason and chosen:
+        raise not_found(directory, reason)
+    return reason
+
+
+def substituted(directory: Path, reason: str) -> str:
+    """The warning that the sample stands in for MNIST; reason: why, as `provide` returns it."""
+    return (
+        f"NOT MNIST but the 5,000-digit SAMPLE is trained on, because there is no MNIST in {directory}: {reason}."
+        f" For the full set put its four IDX files into {directory / 'MNIST' / 'raw'}"
+    )
+
+
+def not_found(directory: Path, reason: str) -> NotFound:
+    return NotFound(
+        f"no MNIST in {directory}: {reason}; choose a different directory with --data-dir, or --data sample"
+    )
+
+
 def fetch(directory: Path, say: Callable[[str], None]) -> str | None:
     """Downloads MNIST into `directory` if it is not there: one process a machine, the others wait at a lock.
 
-    Returns None when the files are there, else the reason in one line. UsageError: the directory cannot be written.
+    Returns None when the files are there, else the reason in one line. The set appears by one rename, complete and
+    verified, and a missing directory with it; a download that fails leaves nothing behind. Raises UsageError if
+    `directory` holds a part of the set.
     """
     if find(directory):
         return None
+    if reason := elsewhere(directory) or objection(directory):
+        return reason
+    place = directory if directory.is_dir() else directory.parent
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / ".download.lock"), temporary_directory(directory) as scratch:
+        with lock(place / f".{directory.name}.download.lock"), scratch(place, directory.name) as new:
             if find(directory):
                 return None
             say(f"no MNIST in {directory}: downloading it")
-            if reason := download(scratch):
-                return reason
-            for name in idx.FILES:
-                idx.read(scratch / "MNIST" / "raw" / name)
-            raw = directory / "MNIST" / "raw"
-            raw.mkdir(parents=True, exist_ok=True)
-            for name in idx.FILES:
-                os.replace(scratch / "MNIST" / "raw" / name, raw / name)
+            if reason := download(new):
+                return f"the download failed: {reason}"
+            try:
+                for name in idx.FILES:
+                    idx.read(new / "MNIST" / "raw" / name)
+            except idx.NotMnist as error:
+                return f"the download is damaged: {error.problem}"
+            install(new, directory)
+    except Timeout:
+        return f"another process has been downloading it for {LOCK_SECONDS / 60:.0f} minutes"
     except OSError as error:
-        raise UsageError(
-            f"--data-dir {directory} cannot be written: {error.strerror or error}; name another"
-        ) from error
+        return f"{place} cannot be written: {error.strerror or error}"
+    return None
+
+
+def objection(directory: Path) -> str | None:
+    """Why nothing may be downloaded into `directory`; None if it may: it is empty, or can be made in its parent.
+
+    Hidden files do not count.
+    """
+    if not os.path.isdir(directory):
+        if os.path.lexists(directory):
+            return "that is not a directory"
+        return None if os.path.isdir(directory.parent) else f"{directory.parent} is not a directory"
+    for folder, folders, files in os.walk(directory):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if other := next((name for name in files if not name.startswith(".")), None):
+            return f"it holds other files, {os.path.relpath(os.path.join(folder, other), directory)} for one"
     return None
 
 
 @contextlib.contextmanager
-def temporary_directory(parent: Path) -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix=".download-", dir=parent))
+def lock(path: Path) -> Iterator[None]:
+    """Holds `path` locked; the file is gone afterwards. Raises filelock.Timeout after `LOCK_SECONDS`."""
+    with FileLock(path, timeout=LOCK_SECONDS):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(PermissionError):  # Windows, where the lock itself deletes it
+                path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch(place: Path, name: str) -> Iterator[Path]:
+    """A directory in `place` to download into. Under the lock: what is left of such directories is of killed ones."""
+    prefix = f".{name}.download-"
+    for left in place.iterdir():
+        if left.name.startswith(prefix):
+            shutil.rmtree(left, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
     try:
-        yield path
+        (path / "data").mkdir()  # with the usual rights; mkdtemp's own directory is the owner's alone
+        yield path / "data"
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def install(new: Path, directory: Path) -> None:
+    """Moves the verified set in `new` to `directory` by one rename: a kill leaves all of it there, or nothing."""
+    raw = new / "MNIST" / "raw"
+    for path in raw.iterdir():
+        if path.name not in idx.FILES:  # the .gz files that torchvision unpacked
+            path.unlink()
+    if not directory.is_dir():
+        os.rename(new, directory)
+        return
+    target = directory / "MNIST" / "raw"
+    target.parent.mkdir(exist_ok=True)
+    if target.is_dir():
+        target.rmdir()  # it is empty: see `objection`
+    os.rename(raw, target)
 
 
 def download(directory: Path) -> str | None:
@@ -150,17 +277,60 @@ def download(directory: Path) -> str | None:
     return None
 
 
-def load(directory: Path) -> Dataset:
-    """MNIST from `directory`, verified, or the sample where it is not there."""
-    if files := find(directory):
-        arrays = {name: idx.read(path) for name, path in files.items()}
-        folder = next(iter(files.values())).parent
-        train, test = (
-            digits(arrays[f"{part}-images-idx3-ubyte"], arrays[f"{part}-labels-idx1-ubyte"])
-            for part in ("train", "t10k")
-        )
-        return Dataset("mnist", f"{folder}, digests verified", train, test)
-    return load_sample()
+def load(name: str, directory: Path) -> Dataset:
+    """The data set `name`, a value of --data: MNIST from `directory`, verified, or the sample.
+
+    Raises NotFound if it is not there, and UsageError if a file of it is damaged or missing.
+    """
+    if name == "sample":
+        return load_sample()
+    files = find(directory)
+    if not files:
+        raise not_found(directory, elsewhere(directory) or "its four files are neither there nor in MNIST/raw")
+    arrays = {file: idx.read(path) for file, path in files.items()}
+    folder = next(iter(files.values())).parent
+    train, test = (
+        digits(arrays[f"{part}-images-idx3-ubyte"], arrays[f"{part}-labels-idx1-ubyte"]) for part in ("train", "t10k")
+    )
+    return Dataset("mnist", f"{folder}, digests verified", train, test)
+
+
+def load_or_sample(name: str, directory: Path, chosen: bool) -> Dataset:
+    """The data set `name`, or the sample if it is not there and the data were not `chosen`: see `data_is_chosen`."""
+    try:
+        return load(name, directory)
+    except NotFound:
+        if chosen:
+            raise
+        return load("sample", directory)
+
+
+def load_tested(name: str, directory: Path | None, noted: Sequence[Path], purpose: str) -> Dataset:
+    """The data set called `name` in a finished run, to be used again; purpose: what for, in words.
+
+    It must be in `directory`, or else $DISTMNIST_DATA, if that is given; otherwise it may be in any of the places that
+    runs have noted, or in ./data. Nothing is downloaded or made. Raises UsageError: it is not there, or damaged.
+    """
+    if name == NAMES["sample"]:
+        return load_sample()
+    named = os.environ.get("DISTMNIST_DATA")
+    chosen = directory or (expand(named) if named else None)
+    places = [chosen] if chosen else list(dict.fromkeys([*noted, Path("data")]))
+    damage = None
+    for place in places if name == NAMES["mnist"] else ():
+        try:
+            return load("mnist", place)
+        except NotFound:
+            continue
+        except UsageError as error:
+            damage = damage or error
+    if damage:
+        raise damage
+    looked = ", ".join(map(str, places))
+    known = next(filter(None, map(elsewhere, places)), None)
+    raise NotFound(
+        f"no {name} in {looked}: {purpose}{f', and {known}' if known else ''}; choose its directory with --data-dir"
+    )
 
 
 def load_sample() -> Dataset:

@@ -4,10 +4,8 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import os
 import socket
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,13 +13,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distmnist.config import RunError, UsageError
-from distmnist.machine import agent, loopback
-from distmnist.rendezvous import POLL, meet
+from distmnist.failure import PeerLost, describe, exit_code, first_line, wait_until
+from distmnist.heartbeat import Heartbeat
+from distmnist.launcher import Ranks, agent_hosts_store, attempt, from_environment, parent_process
+from distmnist.rendezvous import MARGIN, check_interface, limited, meet, open_store, polls, stay_on_this_machine
 
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun sets, and what a launcher of one's own has to set."""
+BACKSTOP = datetime.timedelta(days=1)
+"""How long a collective may take. The heartbeat, which can name the rank to blame, ends a wait long before."""
 
-PATIENCE = 10.0
+LEAVE = 10.0
+"""Seconds for which the rank that hosts the store waits for the others' last words to it."""
 
 
 @dataclasses.dataclass
@@ -34,9 +35,13 @@ class World:
     local_size: int = 1
     device: torch.device = torch.device("cpu")
     store: dist.Store | None = None
+    heartbeat: Heartbeat = dataclasses.field(default_factory=Heartbeat)
+    """To be told of progress, of waits, and of work that takes long."""
     rounds: int = 0
-    agents: set[str] = dataclasses.field(default_factory=lambda: {agent()})
-    """Who started these processes, as `machine.agent` names them. Complete on rank 0 after the first agreement."""
+    agents: set[str] = dataclasses.field(default_factory=lambda: {parent_process()})
+    """Who started these processes, as `launcher.parent_process` names them. Complete on rank 0 after an agreement."""
+    attempt: int = dataclasses.field(default_factory=attempt)
+    """The highest of the ranks' `launcher.attempt`, on rank 0 after an agreement."""
 
     @property
     def is_main(self) -> bool:
@@ -47,27 +52,37 @@ class World:
     def agreement(self) -> Iterator[dict[str, Any]]:
         """Runs the block on every rank, then waits for all; the block fills in the dict it is given.
 
-        Raises the same UsageError on every rank if some block raised one, naming the rank, or if the dicts differ.
-        Goes through the store, so it needs no process group: rank 0 reads all and answers all, O(size) messages.
+        If a block raised, or if the dicts differ, every rank raises the same error, which names the rank: UsageError
+        for a UsageError and for dicts that differ, RunError for any other. Goes through the store, so it needs no
+        process group: rank 0 reads all and answers all, O(size) messages.
         """
         statement: dict[str, Any] = {}
-        error = None
+        error: Exception | None = None
         try:
             yield statement
-        except UsageError as raised:
+        except Exception as raised:
+            if self.store is None:
+                raise
             error = raised
         if self.store is None:
-            if error:
-                raise error
             return
-        mine = {"host": socket.gethostname(), "agent": agent(), "error": error and str(error), "says": statement}
+        mine = {
+            "host": socket.gethostname(),
+            "agent": parent_process(),
+            "attempt": attempt(),
+            "error": [describe(error), exit_code(error)] if error else None,
+            "says": statement,
+        }
         self.rounds += 1
         key = f"agreement/{self.rounds}"
         self.store.set(f"{key}/{self.rank}", json.dumps(mine))
-        if self.is_main:
-            self.store.set(key, self._objection(key, mine))
-        if objection := self._wait(key, "rank 0").decode():
-            raise UsageError(objection) from error
+        with self.heartbeat.waiting():
+            if self.is_main:
+                self.store.set(key, json.dumps(self._objection(key, mine)))
+            objection = json.loads(self._wait(key))
+        if objection:
+            text, code = objection
+            raise (UsageError if code == 2 else RunError)(text) from error
 
     def announce(self, value: Any) -> Any:
         """Rank 0's JSON value, on every rank; the others' are ignored. For small things before `connect`."""
@@ -77,52 +92,85 @@ class World:
         key = f"announcement/{self.rounds}"
         if self.is_main:
             self.store.set(key, json.dumps(value))
-        return json.loads(self._wait(key, "rank 0"))
+        with self.heartbeat.waiting():
+            return json.loads(self._wait(key))
 
-    def _objection(self, key: str, mine: dict[str, Any]) -> str:
-        """What the first rank that objects or differs should be told, "" if all agree. Rank 0 only."""
+    def collect(self, value: Any) -> list[Any]:
+        """Every rank's JSON value, in the order of ranks, on rank 0; [] on the others. Needs no process group."""
+        if self.store is None:
+            return [value]
+        self.rounds += 1
+        key = f"collection/{self.rounds}"
+        self.store.set(f"{key}/{self.rank}", json.dumps(value))
+        with self.heartbeat.waiting():
+            ranks = range(self.size) if self.is_main else []
+            return [json.loads(self._wait(f"{key}/{rank}")) for rank in ranks]
+
+    def _objection(self, key: str, mine: dict[str, Any]) -> tuple[str, int] | None:
+        """What the first rank that failed or differs has to be told, and the exit code. Rank 0 only."""
         if mine["error"]:
             return mine["error"]
         for rank in range(1, self.size):
-            theirs = json.loads(self._wait(f"{key}/{rank}", f"rank {rank}"))
+            theirs = json.loads(self._wait(f"{key}/{rank}"))
             self.agents.add(theirs["agent"])
+            self.attempt = max(self.attempt, theirs["attempt"])
             where = f"rank {rank} on {theirs['host']}"
             if theirs["error"]:
-                return f"{where}: {theirs['error']}"
+                text, code = theirs["error"]
+                return f"{where}: {text}", code
             for name, value in mine["says"].items():
                 if theirs["says"].get(name) != value:
                     told = theirs["says"].get(name)
-                    return f"{where} has {name} {told}, rank 0 has {value}; start all processes alike"
-        return ""
+                    return f"{where} has {name} {told}, rank 0 has {value}; start all processes alike", 2
+        return None
 
-    def _wait(self, key: str, who: str) -> bytes:
-        try:
-            return self.store.get(key)
-        except dist.DistError as error:
-            raise RunError(
-                f"{who} of {self.size} did not answer within {self.store.timeout}; is it running?"
-            ) from error
+    def _wait(self, key: str) -> bytes:
+        """The value that another rank sets. The heartbeat ends the process if that rank hangs or is lost."""
+        for _ in polls():
+            if self.store.check([key]):
+                break
+        return self.store.get(key)
 
-    def connect(self, timeout: float) -> None:
+    def connect(self) -> None:
         """Forms the process group: nccl on CUDA, bound to this process's GPU; gloo on the CPU.
 
-        A collective fails `PATIENCE` seconds after `timeout`: the heartbeat, which can name the rank, comes first.
+        Raises UsageError for a network interface that is not there, RunError if the processes cannot be connected.
         """
-        if self.store is not None:
-            cuda = self.device.type == "cuda"
-            dist.init_process_group(
-                "nccl" if cuda else "gloo",
-                store=dist.PrefixStore("group", self.store),
-                rank=self.rank,
-                world_size=self.size,
-                timeout=datetime.timedelta(seconds=timeout + PATIENCE),
-                device_id=self.device if cuda else None,
-            )
+        if self.store is None:
+            return
+        cuda = self.device.type == "cuda"
+        with self.agreement():
+            if not cuda:
+                check_interface()
+        try:
+            with self.heartbeat.waiting():
+                dist.init_process_group(
+                    "nccl" if cuda else "gloo",
+                    store=dist.PrefixStore("group", self.store),
+                    rank=self.rank,
+                    world_size=self.size,
+                    timeout=BACKSTOP,
+                    device_id=self.device if cuda else None,
+                )
+        except RuntimeError as error:
+            name, more = ("NCCL", "; NCCL_DEBUG=INFO says more") if cuda else ("GLOO", "")
+            raise PeerLost(
+                f"rank {self.rank} on {socket.gethostname()} cannot connect to the others: {first_line(error)}; check"
+                f" {name}_SOCKET_IFNAME and the firewalls{more}"
+            ) from error
+
+    def collective(self, call: Callable[[], Any]) -> None:
+        """Runs a collective of torch.distributed. Raises PeerLost if it fails."""
+        try:
+            with self.heartbeat.waiting():
+                call()
+        except RuntimeError as error:
+            raise PeerLost(f"the connection to another rank was lost: {first_line(error)}") from error
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Adds up the ranks' tensors, in place."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            self.collective(lambda: dist.all_reduce(tensor))
         return tensor
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
@@ -130,7 +178,7 @@ class World:
         if self.size == 1:
             return [tensor]
         everyone = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(everyone, tensor)
+        self.collective(lambda: dist.all_gather(everyone, tensor))
         return everyone
 
     def gather(self, number: int) -> list[int]:
@@ -141,13 +189,13 @@ class World:
     def broadcast_(self, tensor: Tensor) -> None:
         """Overwrites the ranks' tensors with rank 0's."""
         if self.size > 1:
-            dist.broadcast(tensor, src=0)
+            self.collective(lambda: dist.broadcast(tensor, src=0))
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank; the others' are ignored. For tensors and whatever holds them."""
         box = [value]
         if self.size > 1:
-            dist.broadcast_object_list(box, src=0, device=self.device)
+            self.collective(lambda: dist.broadcast_object_list(box, src=0, device=self.device))
         return box[0]
 
 
@@ -155,59 +203,44 @@ class World:
 def join(timeout: float) -> Iterator[World]:
     """Meets the processes that torchrun, or VARIABLES set by hand, speak of; alone without them.
 
-    The process group is formed by `connect`, once all agree, and left at the end of the block: on its clean path
-    only, since on an error path some peer may never arrive. Raises UsageError for an environment that cannot be
-    understood; RunError if the others do not come, or if one of them is lost inside the block.
+    The process group is formed by `connect`, once all agree, and left at the end of the block: on its clean path only,
+    since on an error path some rank may never arrive. `timeout`: seconds that a rank may go without progress.
+
+    Raises UsageError for an environment that cannot be understood; RunError if the others do not come. An error that
+    ends the block is reported to all ranks and printed by one of them; then it is raised here, with `printed` true.
     """
-    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+    ranks = from_environment()
+    if ranks is None:
         yield World()
         return
-    if missing := [name for name in VARIABLES if name not in os.environ]:
-        raise UsageError(f"RANK or WORLD_SIZE is set but not {', '.join(missing)}; set all of them, or use torchrun")
-    rank, size, local_rank, local_size = (number_from_environment(name) for name in VARIABLES[:4])
-    if size == 1:
-        yield World()
-        return
-    if local_size == size:
-        stay_on_this_machine()
-    limit = datetime.timedelta(seconds=timeout)
-    try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=limit))
-        store.set_timeout(limit)
-        store = meet(store, rank, size, timeout)
-        yield World(rank, size, local_rank, local_size, store=store)
-        leave(store, rank, size)
-    except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise RunError(f"another process of this run was lost: {str(error).split('. ')[0]}") from error
-        raise
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if ranks.local_size == ranks.size:
+        ranks = dataclasses.replace(ranks, address=stay_on_this_machine())
+    store = limited(
+        lambda: meet(open_store(ranks, timeout), ranks.rank, ranks.size, timeout),
+        2 * (timeout + MARGIN),
+        f"the store at {ranks.address}:{ranks.port} does not answer",
+    )
+    with Heartbeat(store, ranks.rank, ranks.size, timeout) as heartbeat:
+        try:
+            yield World(ranks.rank, ranks.size, ranks.local_rank, ranks.local_size, store=store, heartbeat=heartbeat)
+            leave(store, ranks, heartbeat)
+            if dist.is_initialized():
+                dist.destroy_process_group()
+        except Exception as error:
+            raise heartbeat.report(error) from error
 
 
-def leave(store: dist.Store, rank: int, size: int) -> None:
-    """Without torchrun rank 0 hosts the store: it goes last, unless another has not come for `PATIENCE` seconds."""
-    deadline = time.monotonic() + PATIENCE
-    left = store.add("left", 1)
-    while rank == 0 and left < size and time.monotonic() < deadline:
-        time.sleep(POLL)
-        left = store.add("left", 0)
-
-
-def number_from_environment(name: str) -> int:
-    try:
-        return int(os.environ[name])
-    except ValueError:
-        raise UsageError(
-            f"{name}={os.environ[name]} in the environment is no number; set it, or use torchrun"
-        ) from None
-
-
-def stay_on_this_machine() -> None:
-    """Meets at the loopback address: gloo would otherwise look up the host's name, which may not resolve."""
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
-    if name := loopback():
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+def leave(store: dist.Store, ranks: Ranks, heartbeat: Heartbeat) -> None:
+    """All leave together, so that the others notice one that hangs here; the rank that hosts the store goes last."""
+    store.add("arrived", 1)
+    with heartbeat.waiting():
+        for _ in polls():
+            if store.add("arrived", 0) >= ranks.size:
+                break
+    heartbeat.leave()
+    store.add("left", 1)
+    if ranks.rank == 0 and not agent_hosts_store():
+        wait_until(lambda: store.add("left", 0) >= ranks.size, LEAVE)
 
 
 def choose_device(requested: str, world: World) -> torch.device:

@@ -18,13 +18,29 @@ FILES = {
 """name -> shape and the MD5 of the uncompressed file: MNIST as Y. LeCun, C. Cortes and C. J. C. Burges published it."""
 
 
-def read(path: Path) -> np.ndarray:
-    """The uint8 array in `path`, a file of `FILES` with or without `.gz`.
+def published_name(name: str) -> str:
+    """The name in `FILES` of a file that may be called otherwise: gzipped, or train-images.idx3-ubyte, as unpacked."""
+    return name.removesuffix(".gz").replace(".idx", "-idx")
 
-    Raises UsageError for anything but the published content: damaged gzip, magic number, shape, length, labels over
+
+class NotMnist(UsageError):
+    """The file is not the one that was published. problem: what is wrong with it, after its name.
+
+    The advice is not to delete it: it may be somebody's own, of another data set with files of the same names.
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path} {problem}; choose a different directory with --data-dir, or --data sample")
+        self.problem = f"{path.name} {problem}"
+
+
+def read(path: Path) -> np.ndarray:
+    """The uint8 array in `path`, a file of `FILES`, gzipped if it ends in `.gz`: see `published_name`.
+
+    Raises NotMnist for anything but the published content: damaged gzip, magic number, shape, length, labels over
     9, digest. Never holds more than the published size and a byte.
     """
-    shape, md5 = FILES[path.name.removesuffix(".gz")]
+    shape, md5 = FILES[published_name(path.name)]
     header = b"".join(number.to_bytes(4, "big") for number in (0x800 + len(shape), *shape))
     size = len(header) + int(np.prod(shape))
     content = bytearray(size + 1)  # filled in place, and the array is a view of it: 47 MB are not held twice
@@ -34,18 +50,18 @@ def read(path: Path) -> np.ndarray:
             while count := file.readinto(memoryview(content)[length:]):
                 length += count
     except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} cannot be read: {error}; delete it to download it again") from error
+        raise NotMnist(path, f"cannot be read: {error}") from error
     del content[length:]
     if length >= 4 and content[:4] != header[:4]:
-        raise UsageError(f"{path} is not the IDX file it should be: magic {content[:4].hex()}, not {header[:4].hex()}")
+        raise NotMnist(path, f"is not the IDX file it should be: magic {content[:4].hex()}, not {header[:4].hex()}")
     if length != size:
         found = f"{length}" if length < size else f"more than {size}"
-        raise UsageError(f"{path} holds {found} bytes, not {size}; delete it to download it again")
+        raise NotMnist(path, f"holds {found} bytes, not {size}")
     if content[: len(header)] != header:
-        raise UsageError(f"{path} announces another shape than {shape}; delete it to download it again")
+        raise NotMnist(path, f"announces another shape than {shape}")
     array = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
     if len(shape) == 1 and array.max() > 9:
-        raise UsageError(f"{path} holds the label {array.max()}; MNIST's are 0 to 9")
+        raise NotMnist(path, f"holds the label {array.max()}, and MNIST's are 0 to 9")
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise UsageError(f"{path} is not MNIST as published (its MD5 is not {md5}); delete it to download it again")
+        raise NotMnist(path, f"is not MNIST as published: its MD5 is not {md5}")
     return array

@@ -4,16 +4,17 @@ import contextlib
 import dataclasses
 import os
 import signal
-import sys
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from distmnist import __version__, data, plots, summary
-from distmnist.config import Config, UsageError, from_json, option_flag, resolve, to_json
+from distmnist.commandline import hint, quoted
+from distmnist.config import Config, UsageError, data_is_chosen, from_json, option_flag, resolve, to_json
 from distmnist.data import Dataset
 from distmnist.distributed import World, choose_device, join
-from distmnist.heartbeat import Heartbeat
+from distmnist.launcher import this_process
 from distmnist.log import Log, Silence
 from distmnist.machine import (
     be_deterministic,
@@ -26,12 +27,18 @@ from distmnist.machine import (
 )
 from distmnist.models import MODELS
 from distmnist.precision import choose_amp
-from distmnist.rundir import Launch, RunDirectory, default_path, versions
+from distmnist.rundir import Launch, RunDirectory, newer_than_latest, noted_data, versions
 from distmnist.signals import Signals
 from distmnist.trainer import Snapshot, fit
 
 Given = dict[str, Any]
 """The options that were typed, by name: what is left is up to the recipe and the defaults."""
+
+DOWNLOAD_SECONDS = 3600.0
+"""How long the other ranks wait while one downloads, or waits for another run that does: see `data.LOCK_SECONDS`."""
+
+PLOTS_SECONDS = 600.0
+"""How long the other ranks wait while rank 0 draws: on a fresh machine matplotlib first looks at every font."""
 
 
 def run(given: Given) -> int:
@@ -45,8 +52,8 @@ def run(given: Given) -> int:
         configs = {net: resolve(given, net) for net in nets(given)}
         common = next(iter(configs.values()))
         amp, why = set_up_machine(world, common)
-        dataset = find_digits(world, log, common, snapshots)
-        world.connect(common.timeout)
+        dataset = find_digits(world, log, given, common, snapshots)
+        world.connect()
 
         setting = {
             "world_size": world.size,
@@ -55,16 +62,17 @@ def run(given: Given) -> int:
             "amp": amp,
             "threads": torch.get_num_threads(),
         }
-        configs = {net: dataclasses.replace(config, amp=amp) for net, config in configs.items()}
+        taken = {"amp": amp, "data": data.option_of(dataset.name)}
+        configs = {net: dataclasses.replace(config, **taken) for net, config in configs.items()}
         if directory:
-            config = describe_run({**given, "amp": amp}, configs, dataset, launch(world))
+            config = describe_run({**given, **taken}, configs, dataset, launch(world))
             directory.write_json("config.json", config)
-            directory.become_latest()
+            if warning := directory.become_latest():
+                log.warn(warning)
             for net, snapshot in snapshots.items():
                 directory.write_history(net, snapshot)
             header(log, world, common, setting, why, dataset, directory)
         signals = stack.enter_context(Signals())
-        stack.enter_context(Heartbeat(world.store, world.rank, world.size, common.timeout, alarm))
         figures, histories = {}, {}
         for net, config in configs.items():
             result = fit(
@@ -82,19 +90,14 @@ def run(given: Given) -> int:
             if directory:
                 directory.write_predictions(net, result.evaluation.arrays())
         finished = len(figures) == len(configs)
-        with world.agreement():  # nobody leaves, and so stops watching over the others, before all are done
+        with world.agreement():  # nobody leaves before the run is complete on disk
             if directory:
                 directory.write_json("summary.json", summary.summarize(finished, dataset, setting, figures))
                 if finished:
-                    leave_plots(log, directory, figures, histories)
+                    with world.heartbeat.busy("drawing the plots", PLOTS_SECONDS):
+                        leave_plots(log, directory, figures, histories)
                 footer(log, dataset, figures, finished, directory)
         return 0 if finished else 128 + (signals.fatal or signal.SIGTERM)
-
-
-def alarm(message: str) -> NoReturn:
-    """Ends this process from the heartbeat's thread: the main thread waits for a rank that will not come."""
-    print(f"distmnist: {message}; stopping", file=sys.stderr, flush=True)
-    os._exit(1)
 
 
 def nets(given: Given) -> list[str]:
@@ -131,21 +134,37 @@ def open_run(
     with world.agreement():
         if world.is_main:
             options = resolve(given)
-            earlier = launch(world).earlier_attempt(options.output)
+            earlier = launch(world).earlier_attempt(options.output, lambda config: is_same_command(config, given))
             # What an earlier attempt left behind needs a moment to die and let go of the lock.
-            directory = RunDirectory(earlier or options.output or default_path(), patience=10.0 if earlier else 0.0)
+            directory = RunDirectory(earlier or options.output, patience=10.0 if earlier else 0.0)
             stack.callback(directory.release)
+            if options.resume and (newer := newer_than_latest(options.output)):
+                raise UsageError(
+                    f"--resume: {options.output} is a directory, not a link to the newest run, which is {newer};"
+                    f" name that with --output, or rename {options.output} to resume it"
+                )
             if options.resume or earlier:
                 given, snapshots = resume(directory, given, log)
             elif directory.holds_run():
                 raise UsageError(
-                    f"--output {directory.path} holds a run; add --resume to go on with it, or name another"
+                    f"--output {directory.path} holds a run; add --resume to continue it,"
+                    " or choose a different directory"
                 )
     return from_json(world.announce(to_json(given))) | own, directory, snapshots
 
 
 def launch(world: World) -> Launch:
-    return Launch(os.environ.get("TORCHELASTIC_RUN_ID"), frozenset(world.agents))
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
+    return Launch(run_id, frozenset(world.agents), world.attempt, this_process())
+
+
+def is_same_command(config: dict[str, Any], given: Given) -> bool:
+    """Whether a config.json is of a run that was started with the options `given`, those of this machine apart."""
+    if given.get("resume"):
+        return True
+    before = from_json(config["given"])
+    names = {*Config().result_options(), "model", "recipe"} - {"amp"} - ({"data"} - given.keys())  # noted as found
+    return all(before.get(name) == given.get(name) for name in names)
 
 
 def resume(directory: RunDirectory, given: Given, log: Log) -> tuple[Given, dict[str, Snapshot]]:
@@ -154,13 +173,15 @@ def resume(directory: RunDirectory, given: Given, log: Log) -> tuple[Given, dict
     Raises UsageError if what was typed would change the result: only the length of a run may change.
     """
     config = directory.read_config()
-    before = from_json(config["given"])
+    before, in_force = options_of(config, directory.path / "config.json")
     asked = {name: value for name, value in given.items() if (name, value) != ("amp", "auto")}
     merged = {**before, **asked}
+    if "data_dir" not in merged and not os.environ.get("DISTMNIST_DATA"):
+        places = [place for place in noted_data(directory.path) if data.find(place)]
+        merged |= {"data_dir": places[0]} if places else {}
     snapshots = {}
     for net in nets(merged):
-        in_force = config["options"].get(net)  # a recipe may have changed since
-        old = Config(**from_json(in_force)) if in_force else resolve(before, net)
+        old = in_force.get(net) or resolve(before, net)  # a recipe may have changed since
         new = resolve(merged, net)
         extended = new.epochs > old.epochs and new.schedule == "constant"
         for name, value in new.result_options().items():
@@ -171,7 +192,7 @@ def resume(directory: RunDirectory, given: Given, log: Log) -> tuple[Given, dict
                 )
         snapshot, trouble = directory.load(net)
         if trouble:
-            log.warn(f"{trouble}; going on from the one before it")
+            log.warn(f"{trouble}; resuming from the checkpoint before it")
         if snapshot:
             position = snapshot["train"]["position"]
             if new.max_steps and new.max_steps < position:
@@ -179,6 +200,23 @@ def resume(directory: RunDirectory, given: Given, log: Log) -> tuple[Given, dict
             log.say(f"going on with {net} after step {position:,}")
             snapshots[net] = snapshot
     return merged, snapshots
+
+
+def options_of(config: dict[str, Any], path: Path) -> tuple[Given, dict[str, Config]]:
+    """The options that were typed for the run whose config.json is `path`, and those in force for each net.
+
+    Raises UsageError for values that no option may have: people edit the file.
+    """
+    try:
+        before = from_json(config["given"])
+        if "data" not in before and isinstance(config.get("dataset"), dict):  # written before there was --data
+            before["data"] = data.option_of(config["dataset"].get("name"))
+        resolve(before)
+        own = {"data": before["data"]} if "data" in before else {}
+        in_force = {net: Config(**own | from_json(options)) for net, options in config["options"].items() if options}
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return before, in_force
 
 
 def set_up_machine(world: World, config: Config) -> tuple[str, str]:
@@ -212,36 +250,46 @@ def set_up_machine(world: World, config: Config) -> tuple[str, str]:
     return amp, why
 
 
-def find_digits(world: World, log: Log, config: Config, snapshots: dict[str, Snapshot]) -> Dataset:
+def find_digits(world: World, log: Log, given: Given, config: Config, snapshots: dict[str, Snapshot]) -> Dataset:
     """The digits, on this rank's device. One process of each machine downloads them if need be."""
-    reason = None
+    reason, chosen = None, data_is_chosen(given)
     with world.agreement():
         if world.local_rank == 0:
-            reason = data.fetch(config.data_dir, log.say)
+            with world.heartbeat.busy("downloading the data set", DOWNLOAD_SECONDS):
+                reason = data.provide(config.data, config.data_dir, chosen, log.say)
     with world.agreement() as statement:
-        dataset = data.load(config.data_dir)
+        dataset = data.load_or_sample(config.data, config.data_dir, chosen)
         statement["the data set"] = dataset.name
         for net, snapshot in snapshots.items():
             if snapshot["dataset"] != dataset.describe():
                 raise UsageError(
-                    f"--resume: {net} was trained on {snapshot['dataset']['name']}, but {config.data_dir} gives"
-                    f" {dataset.name}; name the right --data-dir"
+                    f"--resume: {net} was trained on other digits, {told(snapshot['dataset'])}, than are found now,"
+                    f" {told(dataset.describe())}; choose the right --data-dir"
                 )
     if reason:
-        log.warn(
-            f"NOT MNIST but the 5,000-digit SAMPLE is trained on, because the download failed: {reason}."
-            f" For the full set put its four IDX files into {config.data_dir / 'MNIST' / 'raw'}"
-        )
+        log.warn(data.substituted(config.data_dir, reason))
     return dataset.to(world.device)
 
 
+def told(dataset: dict[str, Any]) -> str:
+    return f"{dataset['name']} of {dataset['train']:,} + {dataset['test']:,}"
+
+
 def describe_run(given: Given, configs: dict[str, Config], dataset: Dataset, launch: Launch) -> dict[str, Any]:
-    """config.json: what `--resume` starts from (`given`), and every option in force for each net."""
+    """config.json: what `--resume` starts from (`given`), and every option in force for each net.
+
+    The data's directory is noted as an absolute path: the run may be resumed or exported from another directory.
+    """
+    given = {name: value for name, value in given.items() if name not in ("resume", "output")}
+    options = {net: dataclasses.asdict(config) for net, config in configs.items()}
+    for noted in (given, *options.values()):
+        if "data_dir" in noted:
+            noted["data_dir"] = noted["data_dir"].absolute()
     return {
         "schema": 1,
         "distmnist": __version__,
-        "given": to_json({name: value for name, value in given.items() if name not in ("resume", "output")}),
-        "options": {net: to_json(dataclasses.asdict(config)) for net, config in configs.items()},
+        "given": to_json(given),
+        "options": {net: to_json(values) for net, values in options.items()},
         "dataset": dataset.describe(),
         "launch": launch.to_json(),
     }
@@ -288,6 +336,6 @@ def footer(log: Log, dataset: Dataset, figures: dict[str, Any], finished: bool, 
         log.say(summary.table(dataset, figures))
     log.say()
     if finished:
-        log.say(f"next: python -m export {directory.path}")
+        log.say(f"next: {hint('-m', 'distmnist.export', directory.path)}")
     else:
-        log.say(f"interrupted; to go on: the same command with --resume --output {directory.path}")
+        log.say(f"interrupted; to go on: the same command with --resume --output {quoted(directory.path)}")

@@ -1,26 +1,32 @@
 """What a person sees: rank 0 speaks, through tqdm on a terminal; the others are silent."""
 
+import contextlib
 import sys
 import threading
 from typing import Any
 
 from tqdm import tqdm
 
+from distmnist import streams
+
 
 class Log:
-    """Speaks. Lines go to standard output, warnings and progress bars to standard error."""
+    """Speaks. Lines go to standard output, warnings and progress bars to standard error.
+
+    What cannot be written is lost, and training goes on: a reader that has gone costs nobody the run.
+    """
 
     def __init__(self) -> None:
         # tqdm's own lock works across processes, for which it starts one and takes semaphores; ours need none.
         tqdm.set_lock(threading.RLock())
 
     def say(self, line: str = "") -> None:
-        tqdm.write(line)
-        sys.stdout.flush()
+        with tqdm.external_write_mode(sys.stdout), contextlib.suppress(streams.OutputLost):
+            streams.say(line)
 
     def warn(self, line: str) -> None:
-        tqdm.write(f"WARNING: {line}", file=sys.stderr)
-        sys.stderr.flush()
+        with tqdm.external_write_mode(sys.stderr):
+            streams.warn(line)
 
     def epoch(self, net: str, epochs: int, entry: dict[str, Any]) -> None:
         """Says an epoch's line of metrics.jsonl in words."""
@@ -33,7 +39,7 @@ class Log:
 
     def progress(self, name: str, total: int, done: int = 0) -> tqdm:
         """A bar of `total` steps, on a terminal only."""
-        hidden = not sys.stderr.isatty()
+        hidden = sys.stderr is None or not sys.stderr.isatty()
         return tqdm(total=total, initial=done, desc=name, unit="step", leave=False, disable=hidden, dynamic_ncols=True)
 
 

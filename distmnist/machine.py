@@ -127,16 +127,6 @@ def die_with_parent() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def agent() -> str:
-    """Names the process that started this one; on Linux with its start time, since numbers are used again."""
-    parent = os.getppid()
-    try:
-        started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        started = ""
-    return f"{socket.gethostname()}:{parent}:{started}"
-
-
 def loopback() -> str | None:
     """The loopback interface's name, None where there is none to be found."""
     names = [name for _, name in socket.if_nameindex()] if hasattr(socket, "if_nameindex") else []

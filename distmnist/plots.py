@@ -8,11 +8,14 @@ import importlib.util
 import io
 import logging
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from distmnist.config import RunError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,8 +54,7 @@ def style() -> Any:
     """matplotlib's settings, as a context manager: for making figures and for writing them."""
     # It says on standard error that it builds its font cache, or has no place to keep it: no matter for a plot.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    import matplotlib
-
+    matplotlib = imported()
     return matplotlib.rc_context(
         {
             "svg.fonttype": "none",
@@ -82,6 +84,23 @@ def style() -> Any:
     )
 
 
+def imported() -> Any:
+    """matplotlib. Raises RunError where it finds no place for its files.
+
+    MPLBACKEND is hidden from it meanwhile: a notebook's names a module that only the notebook's own Python has, which
+    fails the import, and no plot here needs a backend to be chosen.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    except OSError as error:
+        raise RunError(f"matplotlib cannot be used: {' '.join(str(error).split())}") from error
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return matplotlib
+
+
 def panel(size: tuple[float, float] = SIZE) -> tuple["Figure", "Axes"]:
     from matplotlib.figure import Figure
 
@@ -92,7 +111,8 @@ def panel(size: tuple[float, float] = SIZE) -> tuple["Figure", "Axes"]:
 def written(figure: "Figure", kind: str) -> bytes:
     """The figure as a file, kind "svg" or "png": the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    backend = {"svg": "svg", "png": "agg"}[kind]
+    figure.savefig(buffer, format=kind, backend=backend, dpi=160, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
 
 

@@ -19,6 +19,9 @@ from distmnist.shared_memory import SharedMemory, share_memory
 BUCKET_MIB = 25
 """Given explicitly, it also replaces DDP's first bucket of 1 MiB: both nets' gradients then travel as one message."""
 
+BUILD_SECONDS = 60.0
+"""How long DDP may take to be built: it imports torch._dynamo, which takes a second, and many on a busy machine."""
+
 
 class Ballot(NamedTuple):
     """Summed over the ranks: the loss (nats, over the global batch), votes to stop and votes to keep a snapshot."""
@@ -110,13 +113,14 @@ class DDPReducer(Reducer):
         shard_loss = self.module
         shard_loss.carrier = self.carrier = nn.Parameter(torch.zeros(len(Ballot._fields), device=world.device))
         self.parameters = [self.carrier, *self.parameters]
-        self.module = DistributedDataParallel(
-            shard_loss,
-            device_ids=[world.device] if world.device.type == "cuda" else None,
-            bucket_cap_mb=BUCKET_MIB,
-            gradient_as_bucket_view=True,
-            static_graph=True,
-        )
+        with world.heartbeat.busy("building DistributedDataParallel", BUILD_SECONDS):
+            self.module = DistributedDataParallel(
+                shard_loss,
+                device_ids=[world.device] if world.device.type == "cuda" else None,
+                bucket_cap_mb=BUCKET_MIB,
+                gradient_as_bucket_view=True,
+                static_graph=True,
+            )
         if memory := share_memory(world, sum(parameter.nbytes for parameter in self.parameters)):
             self.module.register_comm_hook(memory, add_up_in_shared_memory)
             self.average = 1

@@ -2,6 +2,7 @@
 
 import enum
 import signal
+import threading
 import time
 from types import FrameType
 from typing import Self
@@ -20,8 +21,10 @@ def no_wish() -> Wish:
 
 
 class Signals:
-    """While entered: SIGINT and SIGTERM wish to stop, SIGUSR1 for a snapshot. Call it for the wish of this moment.
+    """While entered: SIGINT, SIGTERM and SIGHUP wish to stop, SIGUSR1 for a snapshot. Call it for the wish of now.
 
+    Outside the main thread, where Python allows no handlers, it never wishes for anything: signals are the program's
+    that started the thread. A SIGHUP that is ignored stays so: nohup means the run to outlive its terminal.
     A second SIGINT raises KeyboardInterrupt as usual, if it comes a second or more after the first: under torchrun
     every Ctrl-C arrives twice, from the terminal and from torchrun.
     """
@@ -39,7 +42,12 @@ class Signals:
         return wish
 
     def __enter__(self) -> Self:
+        self.before = {}
+        if threading.current_thread() is not threading.main_thread():
+            return self
         handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop}
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # not on Windows
+            handlers[signal.SIGHUP] = self._stop
         if hasattr(signal, "SIGUSR1"):  # not on Windows
             handlers[signal.SIGUSR1] = self._keep
         self.before = {number: signal.signal(number, handler) for number, handler in handlers.items()}

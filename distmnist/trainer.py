@@ -178,12 +178,14 @@ class Trainer:
         self.reducer.start()
         weight = self.precision.scale(self.reducer.weight(count))
         for part, indices, images, labels in shards:
+            self.world.heartbeat.advance()
             if self.maps is not None:
                 images = warp(images, self.maps[indices])
             if self.config.dropout:
                 torch.manual_seed(seed_for(self.config.seed, "dropout", self.config.model, self.record.position, part))
             with self.precision.autocast():
                 loss_sum, ballot = self.reducer.module(images, labels, self.votes)
+            self.world.heartbeat.advance()  # a rank that hangs before here is behind those that wait for its gradient
             self.reducer.backward(loss_sum, weight, ballot)
         return self.reducer.finish()
 

@@ -1,1 +1,1 @@
-"""Turns trained nets into files to deploy, and proves that those decide as the nets do: `python -m export`."""
+"""Turns trained nets into files to deploy, and proves that they decide alike: `python -m distmnist.export`."""

@@ -1,15 +1,19 @@
-"""The command: python -m export RUN_OR_SNAPSHOT, or python -m export --verify DIR. Installed: distmnist-export.
+"""The command: python -m distmnist.export RUN_OR_SNAPSHOT, or python -m distmnist.export --verify DIR.
 
 Exit codes: 0 done and proved; 1 failed; 2 wrong usage or input; 3 parity failed; 130 SIGINT.
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import NoReturn
 
-from distmnist.commandline import Parser, answer, fail
+from distmnist import streams
+from distmnist.commandline import Parser, answer, end, to_path
 from distmnist.config import UsageError
+from distmnist.failure import print_failure
+from distmnist.launcher import refuse_separate_tasks
 
 OPSETS, DEFAULT_OPSET = range(18, 26), 18
 LINES = 6
@@ -19,19 +23,19 @@ LINES = 6
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line. Raises UsageError; `--help` prints and exits."""
     parser = Parser(
-        prog="export",
-        usage="python -m export RUN_OR_SNAPSHOT [options]\n"
-        "       python -m export --verify DIR [RUN_OR_SNAPSHOT] [--data-dir DIR]",
+        prog="distmnist.export",
+        usage="python -m distmnist.export RUN_OR_SNAPSHOT [options]\n"
+        "       python -m distmnist.export --verify DIR [RUN_OR_SNAPSHOT] [--data-dir DIR]",
         description="Exports trained nets and proves that the files decide as the nets do, on every test digit.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "path", nargs="?", type=Path, metavar="RUN_OR_SNAPSHOT", help="a run's directory, or a .pt file"
+        "path", nargs="?", type=to_path, metavar="RUN_OR_SNAPSHOT", help="a run's directory, or a .pt file"
     )
-    parser.add_argument("--verify", type=Path, metavar="DIR", help="prove an exported folder again; writes nothing")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where the files go (default: RUN/export)")
+    parser.add_argument("--verify", type=to_path, metavar="DIR", help="prove an exported folder again; writes nothing")
+    parser.add_argument("--output", type=to_path, metavar="DIR", help="where the files go (default: RUN/export)")
     parser.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="where MNIST is (default: $DISTMNIST_DATA, ./data, the run's)"
+        "--data-dir", type=to_path, metavar="DIR", help="where MNIST is (default: $DISTMNIST_DATA, the run's, ./data)"
     )
     parser.add_argument(
         "--opset", type=int, metavar="N", help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})"
@@ -54,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work(arguments: Sequence[str] | None) -> int:
+    refuse_separate_tasks()
     given = parse(arguments)
     from . import job  # imports torch and onnx: 2 s that a mistyped option need not take
 
@@ -69,10 +74,16 @@ def work(arguments: Sequence[str] | None) -> int:
 
 def failed(failures: list[str], where: str) -> int:
     for line in failures[:LINES]:
-        print(f"FAILED {line}", file=sys.stderr)
+        with contextlib.suppress(streams.OutputLost):
+            streams.write(sys.stderr, f"FAILED {line}")
     more = len(failures) - LINES
-    return fail(where + (f" ({more} more failures)" if more > 0 else ""), 3)
+    print_failure(where + (f" ({more} more failures)" if more > 0 else ""))
+    return 3
+
+
+def command() -> NoReturn:
+    end(main)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

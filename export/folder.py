@@ -1,79 +1,14 @@
-"""The folder to deploy: written apart, published by a rename, and proved whole again by its manifest, parity.json."""
+"""The manifest of an exported folder, parity.json: what must be in the folder, by which it is proved whole again."""
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distmnist.checkpoint import sync_directory
-from distmnist.config import RunError, UsageError
+from distmnist.config import UsageError
 
 MANIFEST = "parity.json"
 SCHEMA = 1
-
-
-@contextlib.contextmanager
-def staging(output: Path) -> Iterator[Path]:
-    """An empty folder beside `output` that takes its place at the end of the block, if that ends well.
-
-    Raises UsageError if `output` is there and is no export, or cannot be written.
-    """
-    check_replaceable(output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    except OSError as error:
-        raise UsageError(f"--output {output} cannot be written: {error.strerror}; name another") from error
-    try:
-        yield staged
-        check_replaceable(output)
-        publish(staged, output)
-    except OSError as error:
-        raise RunError(
-            f"{output} cannot be written: {error.strerror or error}; what was there before is whole"
-        ) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def check_replaceable(output: Path) -> None:
-    if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise UsageError(f"--output {output} is no directory; name another")
-    if output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).is_file():
-        raise UsageError(f"--output {output} holds other files than an export (no {MANIFEST}); name another")
-
-
-def publish(staged: Path, output: Path) -> None:
-    """Renames `staged` to `output`. The export that was there is moved aside first and comes back if that fails."""
-    for path in staged.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    staged.chmod(0o777 & ~umask())
-    if not output.exists():
-        os.rename(staged, output)
-    else:
-        aside = staged.with_name(f"{staged.name}-old")
-        os.rename(output, aside)
-        try:
-            os.rename(staged, output)
-        except OSError:
-            os.rename(aside, output)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
-    sync_directory(output.parent)
-
-
-def umask() -> int:
-    """mkdtemp makes folders that only their owner may read; a deploy folder is as public as the user's others."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def digests(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,7 @@
 """One export, or one proof of an exported folder: find the nets and the digits, write, prove, publish."""
 
 import json
-import os
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,14 @@ import torch
 
 from distmnist import __version__, data, source
 from distmnist.checkpoint import weights_sha256, write_atomically
+from distmnist.commandline import hint
 from distmnist.config import UsageError
 from distmnist.data import Dataset
+from distmnist.rundir import newer_than_latest, noted_data
 from distmnist.source import Trained
+from distmnist.streams import say, warn
 
-from . import folder, gate, int8, onnx_file, parity, provenance, reference, torchscript
+from . import folder, gate, int8, onnx_file, parity, provenance, publish, reference, torchscript
 from .reference import Case
 
 OLDEST_RUNTIME = "1.15"
@@ -38,21 +40,25 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
     Raises UsageError, RunError, and ParityError: then `output` is as it was before.
     """
     nets, warnings = source.load(path)
+    check_temporary_directory()
     for warning in warnings:
         warn(warning)
+    if newer := newer_than_latest(path):
+        warn(f"{path} is a directory, not a link to the newest run, which is {newer}")
     for trained in nets:
         if trained.result is None:
             warn(f"{trained.name} is not finished: its training was interrupted")
-    dataset = find_digits([trained.dataset for trained in nets], data_dir, path)
+    dataset = find_digits([trained.dataset for trained in nets], data_dir, noted_data(path))
     output = output or (path if path.is_dir() else path.parent) / "export"
-    failed = output.with_name(f"{output.name}-failed.json")
+    beside = output if output.name.strip(".") else output.resolve()  # "." has no name
+    failed = beside.with_name(f"{beside.name}-failed.json")
     metadata = {trained.name: provenance.describe(trained, opset) for trained in nets}
     without: dict[str, str] = {}
     if reason := torchscript.refusal():
         warn(f"no TorchScript: {reason}")
         without["torchscript"] = reason
     asked = {trained.name: ask(trained, dataset) for trained in nets}
-    with folder.staging(output) as staged:
+    with publish.staging(output) as staged:
         for trained in nets:
             write(staged, trained, metadata[trained.name], asked[trained.name][0], set(without))
             without |= write_int8(staged, trained.name, asked[trained.name][0], dataset, quantised)
@@ -61,13 +67,32 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
         (staged / "requirements.txt").write_text(requirements(opset))
         report, failures = prove(staged, nets, asked, metadata, dataset, without)
         if failures:
-            write_atomically(failed, folder.dump(report | {"failures": failures}))
-            raise ParityError(failures, f"nothing was exported to {output}; the measurements are in {failed}")
-        (staged / folder.MANIFEST).write_bytes(folder.sealed(report | {"files": folder.digests(staged)}))
-    failed.unlink(missing_ok=True)
+            raise ParityError(failures, f"nothing was exported to {output}; {keep(failed, report, failures)}")
+        write_atomically(staged / folder.MANIFEST, folder.sealed(report | {"files": folder.digests(staged)}))
+    if failed.exists():
+        failed.unlink()
     say_results(report)
     say(f"proved and written: {output}")
-    say(f"next: python {output / 'predict.py'} {output / gate.names(nets[-1].name)['pixels']} IMAGE")
+    say(f"next: {hint(output / 'predict.py', output / gate.names(nets[-1].name)['pixels'])} IMAGE")
+
+
+def check_temporary_directory() -> None:
+    """Raises UsageError if none can be written: torch's exporter and the quantiser would blame the net."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UsageError(
+            "no temporary directory can be written, and the export needs one; name one in the variable TMPDIR"
+        ) from error
+
+
+def keep(path: Path, report: dict[str, Any], failures: list[str]) -> str:
+    """Writes the measurements of a proof that failed. Returns in words where they are, or why they are not."""
+    try:
+        write_atomically(path, folder.dump(report | {"failures": failures}))
+    except OSError as error:
+        return f"the measurements could not be written to {path}: {error.strerror}"
+    return f"the measurements are in {path}"
 
 
 def requirements(opset: int) -> str:
@@ -157,7 +182,7 @@ def verify(path: Path, run: Path | None, data_dir: Path | None) -> None:
     nets = source.load(run)[0] if run else [rebuild(path, name, entry) for name, entry in report["models"].items()]
     if missing := metadata.keys() ^ {trained.name for trained in nets}:
         raise UsageError(f"{path} and {run} do not hold the same nets: {', '.join(sorted(missing))}")
-    dataset = find_digits([tested_on], data_dir, path.parent)
+    dataset = find_digits([tested_on], data_dir, [*(noted_data(run) if run else ()), *noted_data(path)])
     asked = {trained.name: ask(trained, dataset) for trained in nets}
     again, failures = prove(path, nets, asked, metadata, dataset, without)
     if failures:
@@ -185,33 +210,15 @@ def rebuild(path: Path, name: str, entry: dict[str, Any]) -> Trained:
     return Trained(name, net, weights_sha256(net.state_dict()), options, dataset, None)
 
 
-def find_digits(wanted: list[dict[str, Any]], data_dir: Path | None, run: Path) -> Dataset:
-    """The data set that the nets were tested on. UsageError: it is not on this machine, so there is no proof.
+def find_digits(wanted: list[dict[str, Any]], data_dir: Path | None, noted: list[Path]) -> Dataset:
+    """The data set that the nets were tested on; noted: where training found it.
 
-    MNIST is looked for in `data_dir` or, unless that is given, where training looks for it and where it found it.
+    Raises UsageError: it is not on this machine, so there is no proof.
     """
-    if any(dataset["name"] != wanted[0]["name"] for dataset in wanted):
-        raise UsageError(f"the nets in {run} were tested on different data sets; export one snapshot at a time")
-    name = wanted[0]["name"]
-    sample = data.load_sample()
-    if name == sample.name:
-        return sample
-    places = [data_dir] if data_dir else [Path(os.environ.get("DISTMNIST_DATA") or "data"), *noted_place(run)]
-    for place in places:
-        if data.find(place):
-            dataset = data.load(place)
-            if dataset.name == name:
-                return dataset
-    looked = ", ".join(map(str, places))
-    raise UsageError(f"no {name} in {looked}: the proof needs its test digits; name their directory with --data-dir")
-
-
-def noted_place(run: Path) -> list[Path]:
-    """The --data-dir in the run's config.json, if there is one."""
-    try:
-        return [Path(json.loads((run / "config.json").read_bytes())["given"]["data_dir"])]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    names = {dataset["name"]: None for dataset in wanted}
+    if len(names) > 1:
+        raise UsageError(f"the nets were tested on different data sets, {', '.join(names)}; export one at a time")
+    return data.load_tested(next(iter(names)), data_dir, noted, "the proof needs its test digits")
 
 
 def versions() -> dict[str, str]:
@@ -248,11 +255,3 @@ def say_results(report: dict[str, Any]) -> None:
             )
     for line in lines if len(lines) <= 6 else [*lines[:5], f"... {len(lines) - 5} more in {folder.MANIFEST}"]:
         say(line)
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
-def warn(line: str) -> None:
-    print(f"WARNING: {line}", file=sys.stderr, flush=True)

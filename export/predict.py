@@ -4,11 +4,13 @@
     distmnist-predict MODEL.pixels.onnx IMAGE... [--json]            installed
     python predict.py MODEL.pixels.onnx IMAGE... [--json]            beside an exported model
 
-An image is a PNG or JPEG file, a directory of them, or `-` for standard input. Exit codes: 0 done; 2 wrong usage or an
-image that cannot be read, the others being answered; 130 SIGINT. One file, though long, because it is deployed alone.
+An image is a PNG or JPEG file, a directory of them, or `-` for standard input. Exit codes: 0 done; 1 an answer cannot
+be written; 2 wrong usage or an image that cannot be read, the others being answered; 130 SIGINT. One file, though long,
+because it is deployed alone.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -1025,6 +1027,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, text: str) -> NoReturn:
         raise PredictError(f"{text}; --help lists the options")
 
+    def print_help(self, file: Any = None) -> None:
+        say(self.format_help().rstrip("\n"))
+
+
+def to_path(text: str) -> str:
+    """The type of an argument that is a path: with ~ for the home directory, and never empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; is it a variable that is not set?")
+    return os.path.expanduser(text)
+
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
@@ -1032,8 +1044,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Reads the digits on images with an exported net; prefer <model>.pixels.onnx.",
         allow_abbrev=False,
     )
-    parser.add_argument("model", metavar="MODEL.onnx", help="<model>.pixels.onnx or <model>.onnx")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="PNG or JPEG, a directory of them, or - for stdin")
+    parser.add_argument("model", type=to_path, metavar="MODEL.onnx", help="<model>.pixels.onnx or <model>.onnx")
+    parser.add_argument(
+        "images", type=to_path, metavar="IMAGE", nargs="+", help="PNG or JPEG, a directory of them, or - for stdin"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object an image, one image a line")
     parser.add_argument("--top", type=int, default=1, metavar="K", help="name the K likeliest digits (default: 1)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a run (default: 64)")
@@ -1052,6 +1066,25 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if not 0 <= given.min_probability <= 1:
         raise PredictError(f"--min-probability {given.min_probability} must be 0 to 1")
     return given
+
+
+class OutputLost(Exception):
+    """An answer cannot be written: the OSError, or the ValueError of a closed stream, is the only argument."""
+
+
+def say(line: str) -> None:
+    """Writes an answer to standard output, which may have been closed from the start. Raises OutputLost."""
+    try:
+        if sys.stdout is not None:
+            print(line, flush=True)
+    except (OSError, ValueError) as error:
+        raise OutputLost(error) from error
+
+
+def say_error(line: str) -> None:
+    """Writes a remark to standard error, if that can be written: there is no other place for it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"distmnist: {line}", file=sys.stderr or io.StringIO(), flush=True)
 
 
 def sources(images: Iterable[str]) -> Iterator[tuple[str, str | bytes | PredictError]]:
@@ -1113,15 +1146,15 @@ def run(given: argparse.Namespace) -> int:
         for name, pixels, _, error in batch:
             reading = None if pixels is None else next(readings)
             if given.json:
-                print(json.dumps(describe(name, reading, error, given)))
+                say(json.dumps(describe(name, reading, error, given)))
             elif reading:
-                print(line(name, reading, given))
+                say(line(name, reading, given))
             said = [f"WARNING: {name}: {remark}" for remark in reading.warnings] if reading else [f"{name} {error}"]
             for remark in said:
-                print(f"distmnist: {remark}", file=sys.stderr)
+                say_error(remark)
             if given.show and pixels is not None:
-                print(drawing(pixels), file=sys.stderr)
-        sys.stdout.flush()
+                with contextlib.suppress(OSError, ValueError):
+                    print(drawing(pixels), file=sys.stderr)
         batch.clear()
 
     for name, source in sources(given.images):
@@ -1146,14 +1179,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(parse(arguments))
     except PredictError as error:
-        print(f"distmnist: {error}", file=sys.stderr)
+        say_error(str(error))
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `| head` has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OutputLost as lost:
+        error = lost.args[0]
+        if isinstance(error, BrokenPipeError):  # `| head` has enough
+            return 0
+        say_error(f"standard output cannot be written: {getattr(error, 'strerror', None) or error}")
+        return 1
+
+
+def command() -> NoReturn:
+    """Runs `main` as a program: what is left in a buffer that cannot be written is thrown away without a word."""
+    try:
+        sys.exit(main())
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                if stream is not None:
+                    stream.flush()
+            except (OSError, ValueError):
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

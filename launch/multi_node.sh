@@ -36,6 +36,10 @@ for ((i = 1; i <= $#; i++)); do
 done
 job=${JOB:-${output//\//-}}
 [[ -n $output ]] || die "--output must be named, in a directory that all hosts share"
+# Without a JOB of its own the name of the directory is all that tells a new run from a host that comes back.
+if [[ -z ${JOB:-} && " $* " != *' --resume '* ]] && grep -q '"status": "finished"' "$output/summary.json" 2>/dev/null; then
+  die "--output $output holds a finished run; choose a different directory"
+fi
 shared=$(dirname "$output")
 [[ -d $shared && -w $shared ]] || die "--output $output: $shared is not there, or not to be written; is it mounted here?"
 

@@ -1,12 +1,16 @@
 """What every test has: no trace of a launcher in the environment, one thread, no way out to the network."""
 
+import os
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from digits import few_digits, published, synthetic_files
 
 from distmnist import data, idx, train
 from distmnist.data import Dataset
-from distmnist.distributed import VARIABLES
+from distmnist.launcher import VARIABLES
 
 CLOSED = "http://127.0.0.1:9"
 """A proxy that refuses at once (the discard port): a download that a test has not replaced fails without delay."""
@@ -21,6 +25,8 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, CLOSED)
+    # As in an activated environment: printed hints then say "python".
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     torch.set_num_threads(1)
 
 
@@ -43,7 +49,7 @@ def command(monkeypatch, tmp_path, capsys, digits):
     """Runs the command in an empty directory on a few digits. Returns exit code, lines of output, lines of errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "fetch", lambda directory, say: None)
-    monkeypatch.setattr(data, "load", lambda directory: digits)
+    monkeypatch.setattr(data, "load", lambda name, directory: digits)
 
     def run(*arguments):
         code = train.main(arguments)

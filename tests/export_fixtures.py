@@ -1,10 +1,15 @@
-"""A run with two barely trained nets, and its export: made once a session, copied by each test that changes it."""
+"""A run with two barely trained nets, and its export: made once a session, for all processes that share out the tests.
 
+A test that changes them copies them.
+"""
+
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from distmnist import checkpoint, data
 from distmnist.config import Config
@@ -34,17 +39,31 @@ def train(folder: Path, dataset: Dataset, **options) -> None:
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("export") / "run"
-    train(run, data.load_sample(), model="mlp", epochs=2)
-    train(run, data.load_sample(), model="cnn", epochs=3)
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes of a session under pytest-xdist, each of which has a base directory of its own."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(shared_folder: Path) -> Path:
+    run = shared_folder / "run"
+    with FileLock(shared_folder / "run.lock"):
+        if not run.exists():
+            train(shared_folder / "training", data.load_sample(), model="mlp", epochs=2)
+            train(shared_folder / "training", data.load_sample(), model="cnn", epochs=3)
+            (shared_folder / "training").rename(run)
     return run
 
 
 @pytest.fixture(scope="session")
 def exported(trained_run: Path) -> Path:
     """The run's export, proved on all 1,000 test digits of the sample."""
-    assert command.main([str(trained_run)]) == 0
+    with FileLock(trained_run.with_name("export.lock")):
+        if not (trained_run / "export").exists():  # it is there at once, and whole
+            assert command.main([str(trained_run)]) == 0
     return trained_run / "export"
 
 
@@ -63,7 +82,9 @@ def deployed(exported: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def exported_mlp(trained_run: Path) -> Path:
     """The smaller net's export alone, for the tests that prove it again."""
-    assert command.main([str(trained_run / "mlp")]) == 0
+    with FileLock(trained_run.with_name("export_mlp.lock")):
+        if not (trained_run / "mlp" / "export").exists():
+            assert command.main([str(trained_run / "mlp")]) == 0
     return trained_run / "mlp" / "export"
 
 

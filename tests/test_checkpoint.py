@@ -145,6 +145,97 @@ def test_a_kill_between_the_two_renames_leaves_the_one_before(tmp_path, monkeypa
     assert load_newest(tmp_path)[0]["train"]["position"] == 1
 
 
+class Killed(BaseException):
+    """Stands in for SIGKILL."""
+
+
+def die_at(monkeypatch, number, after):
+    """Has the call `number` of those that change a name on the disk or make one durable be the last of the process."""
+    calls = 0
+
+    def deadly(original):
+        def call(*args):
+            nonlocal calls
+            calls += 1
+            if calls > number or (calls == number and not after):
+                raise Killed
+            original(*args)
+            if calls == number:
+                raise Killed
+
+        return call
+
+    for name in ("replace", "fsync", "unlink"):
+        monkeypatch.setattr(os, name, deadly(getattr(os, name)))
+
+
+def whole(folder):
+    """The position of each whole snapshot in the folder."""
+    found = {}
+    for name in ("last.pt", "prev.pt"):
+        try:
+            found[name] = load(folder / name)["train"]["position"]
+        except SnapshotError:
+            continue
+    return found
+
+
+def run_with_a_damaged_newest_snapshot(path):
+    """Its directory, with the snapshot before loaded: the one of step 1."""
+    (path / "mlp").mkdir(parents=True)
+    save(path / "mlp", snapshot(1))
+    save(path / "mlp", snapshot(2))
+    damage(path / "mlp/last.pt")
+    directory = RunDirectory(path)
+    assert directory.load("mlp")[0]["train"]["position"] == 1
+    return directory
+
+
+def test_a_run_resumed_from_prev_has_two_whole_snapshots_after_its_first_save(tmp_path):
+    directory = run_with_a_damaged_newest_snapshot(tmp_path / "run")
+    damaged = (tmp_path / "run/mlp/last.pt").read_bytes()
+    directory.save("mlp", snapshot(3))
+    assert whole(tmp_path / "run/mlp") == {"last.pt": 3, "prev.pt": 1}
+    assert (tmp_path / "run/mlp/last.pt.damaged").read_bytes() == damaged
+    directory.save("mlp", snapshot(4))
+    assert whole(tmp_path / "run/mlp") == {"last.pt": 4, "prev.pt": 3}
+    directory.release()
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_wherever_a_save_is_killed_after_a_resume_from_prev_the_run_can_be_resumed(tmp_path, monkeypatch, after):
+    for number in range(1, 20):
+        run = tmp_path / str(number)
+        directory = run_with_a_damaged_newest_snapshot(run)
+        with monkeypatch.context() as deadly:
+            die_at(deadly, number, after)
+            try:
+                directory.save("mlp", snapshot(3))
+            except Killed:
+                killed = True
+            else:
+                killed = False
+        directory.release()
+        if not killed:
+            assert number > 6  # two renames, a sync; a sync, two renames, a sync
+            return
+        assert whole(run / "mlp"), f"killed at call {number}"
+        again = RunDirectory(run)
+        assert again.load("mlp")[0]["train"]["position"] in (1, 3)
+        again.save("mlp", snapshot(4))
+        assert len(whole(run / "mlp")) == 2
+        again.release()
+    pytest.fail("the save never ended")
+
+
+def test_a_save_costs_no_reading_of_the_snapshots_on_disk(tmp_path, monkeypatch):
+    directory = run_with_a_damaged_newest_snapshot(tmp_path / "run")
+    monkeypatch.setattr(checkpoint, "from_bytes", lambda *_: pytest.fail("a snapshot was read"))
+    directory.save("mlp", snapshot(3))
+    directory.save("mlp", snapshot(4))
+    directory.release()
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,6 +54,7 @@ def test_help_is_grouped_shows_every_option_and_calls_the_batch_global(capsys, m
 
 def test_help_is_printed_by_rank_0_only(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit) as leaving:
         train.main(["--help"])
     assert leaving.value.code == 0
@@ -66,7 +68,8 @@ def test_help_is_printed_by_rank_0_only(capsys, monkeypatch):
     --val-fraction 1|--val-fraction nan|--val-fraction -0.5|--grad-clip -1|--grad-clip nan|--seed -1|--max-steps 0
     --threads 0|--timeout 0|--timeout inf|--timeout nan|--optimizer lion|--activation sigmoid|--schedule linear
     --label-smoothing 1|--label-smoothing -0.1|--label-smoothing nan|--augment -1|--augment nan|--augment 5
-    --recipe worst|--amp fp8|--device tpu|--resume""".replace("\n", "|").split("|"),
+    --recipe worst|--amp fp8|--device tpu|--resume|--data cifar|--timeout 1e10|--timeout 604801|--threads 100000
+    --threads 1025""".replace("\n", "|").split("|"),
 )
 def test_a_value_out_of_range_or_unknown_is_refused_in_one_line_that_names_the_option(typed):
     with pytest.raises(UsageError) as refusal:
@@ -87,6 +90,42 @@ def test_the_checks_hold_without_the_command_line():
             Config(**wrong)
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().lr = 1.0
+
+
+WRONG = {
+    int: ["5", 1.5, 5.0, True, None, [5], {}, math.nan, 10**30, object()],
+    float: ["0.1", True, None, [0.1], {}, 10**400],
+    bool: [1, "true", None, []],
+    str: [1, True, None, ["x"], {}, "two\nlines"],
+    Path: [1, True, None, ["x"], "null\0byte"],
+}
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_a_value_of_the_wrong_type_is_refused_in_one_line_that_names_the_option(field):
+    for wrong in WRONG[value_type(field)]:
+        if wrong is None and field.default is None:
+            continue
+        for build in (lambda given: Config(**given), resolve, lambda given: resolve(from_json(given))):
+            with pytest.raises(UsageError) as refusal:
+                build({field.name: wrong})
+            message = str(refusal.value)
+            assert message.startswith(option_flag(field.name)) and "\n" not in message and len(message) < 200
+
+
+def test_numbers_of_other_libraries_and_paths_as_strings_are_taken_as_the_type_that_is_declared():
+    given = Config(epochs=np.int64(3), lr=1, timeout=np.float32(2), threads=np.uint8(4), data_dir="here")
+    assert (given.epochs, given.lr, given.timeout, given.threads, given.data_dir) == (3, 1.0, 2.0, 4, Path("here"))
+    assert [type(v) for v in (given.epochs, given.lr, given.timeout, given.threads)] == [int, float, float, int]
+    json.dumps(to_json(dataclasses.asdict(given)))
+
+
+def test_the_limits_of_threads_and_timeout_are_said_and_can_be_used():
+    with pytest.raises(UsageError, match=r"^--threads 100000 must be from 1 to 1024$"):
+        Config(threads=100_000)
+    with pytest.raises(UsageError, match=r"^--timeout 10000000000\.0 must be above 0 and at most 604800, a week$"):
+        Config(timeout=1e10)
+    assert (Config(threads=1024).threads, Config(timeout=604_800).timeout) == (1024, 604_800)
 
 
 def test_defaults_give_way_to_the_recipe_and_the_recipe_to_what_was_typed(monkeypatch):
@@ -152,7 +191,7 @@ def test_what_changes_the_weights_is_compared_and_what_does_not_is_left_free():
     names = Config().result_options().keys()
     changing = "epochs batch_size lr optimizer momentum weight_decay schedule grad_clip dropout activation val_fraction"
     changing += " augment label_smoothing"
-    assert {*changing.split(), "seed", "max_steps", "amp"} <= names
+    assert {*changing.split(), "seed", "max_steps", "amp", "data"} <= names
     assert not names & {"data_dir", "output", "resume", "threads", "timeout"}
 
 

@@ -20,7 +20,7 @@ def pixels(content: bytes) -> torch.Tensor:
 
 def test_all_digits_are_read_as_they_lie_in_the_files(tmp_path, mnist):
     put(tmp_path / "MNIST" / "raw", mnist)
-    found = data.load(tmp_path)
+    found = data.load("mnist", tmp_path)
     assert found.describe() == {"name": "mnist", "train": 30, "test": 20}
     assert torch.equal(found.train.images, pixels(mnist[IMAGES]))
     assert torch.equal(found.test.images, pixels(mnist["t10k-images-idx3-ubyte"]))
@@ -33,7 +33,7 @@ def test_all_digits_are_read_as_they_lie_in_the_files(tmp_path, mnist):
 @pytest.mark.parametrize("zipped", [False, True])
 def test_raw_and_gzipped_files_are_found_in_torchvisions_layout_and_flat(tmp_path, mnist, folder, zipped):
     put(tmp_path / folder, mnist, zipped=zipped)
-    assert data.load(tmp_path).name == "mnist"
+    assert data.load("mnist", tmp_path).name == "mnist"
 
 
 def test_raw_files_come_before_gzipped_ones_and_torchvisions_layout_before_flat(tmp_path, mnist):
@@ -49,13 +49,13 @@ def test_raw_files_come_before_gzipped_ones_and_torchvisions_layout_before_flat(
 def test_each_file_may_be_raw_or_gzipped_on_its_own(tmp_path, mnist):
     put(tmp_path, {IMAGES: mnist[IMAGES]}, zipped=True)
     put(tmp_path, {name: mnist[name] for name in mnist if name != IMAGES})
-    assert data.load(tmp_path).name == "mnist"
+    assert data.load("mnist", tmp_path).name == "mnist"
 
 
 def test_a_partial_set_is_refused_with_the_names_of_what_lacks(tmp_path, mnist):
     put(tmp_path, {IMAGES: mnist[IMAGES], LABELS: mnist[LABELS]})
     with pytest.raises(UsageError, match="lacks t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte;"):
-        data.load(tmp_path)
+        data.load("mnist", tmp_path)
 
 
 def flipped(content: bytes, position: int) -> bytes:
@@ -184,3 +184,43 @@ def test_the_sample_is_4000_and_1000_distinct_digits_with_equal_classes():
     images = {image.numpy().tobytes() for image in (*sample.train.images, *sample.test.images)}
     assert len(images) == 5000
     assert sample.train.images[:500].float().mean() / 255 == pytest.approx(0.1307, abs=0.01)  # ink is high
+
+
+# Other names, other places
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_the_names_that_other_archives_give_the_files_are_read(tmp_path, mnist, zipped):
+    put(tmp_path, {name.replace("-idx", ".idx"): content for name, content in mnist.items()}, zipped=zipped)
+    assert data.load("mnist", tmp_path).describe() == {"name": "mnist", "train": 30, "test": 20}
+
+
+def test_what_is_wrong_with_a_file_of_another_name_is_said_by_that_name(tmp_path, mnist):
+    put(tmp_path, {name.replace("-idx", ".idx"): content for name, content in mnist.items()})
+    (tmp_path / "train-images.idx3-ubyte").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"train-images\.idx3-ubyte holds 0 bytes"):
+        data.load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lies", "named"), [("mnist", "mnist"), ("a/b/MNIST/raw", "a/b"), ("torch/MNIST/raw", "torch"), ("raw", "raw")]
+)
+def test_files_that_lie_too_deep_are_named_and_nothing_is_downloaded(tmp_path, mnist, monkeypatch, lies, named):
+    put(tmp_path / "data" / lies, mnist)
+    put(tmp_path / "data" / "FashionMNIST" / "raw", {name: content[:-1] for name, content in mnist.items()})
+    monkeypatch.setattr(data, "download", lambda directory: pytest.fail("it was downloaded"))
+    told = f"the files are in {tmp_path / 'data' / named}"
+    assert data.fetch(tmp_path / "data", print).endswith(told)
+    for find in (
+        lambda: data.load("mnist", tmp_path / "data"),
+        lambda: data.load_tested("mnist", tmp_path / "data", [], "the proof needs its test digits"),
+        lambda: data.provide("mnist", tmp_path / "data", True, print),
+    ):
+        with pytest.raises(data.NotFound) as refusal:
+            find()
+        assert f"{told};" in str(refusal.value)
+
+
+def test_files_of_another_data_set_with_the_same_names_are_not_taken_for_it(tmp_path, mnist):
+    put(tmp_path / "FashionMNIST" / "raw", {name: content[:-1] for name, content in mnist.items()})
+    assert data.elsewhere(tmp_path) is None

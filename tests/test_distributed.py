@@ -2,16 +2,18 @@
 
 import os
 import re
+import signal
 import socket
 import time
 
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import run_processes, run_ranks
+from ranks import end_processes, run_processes, run_ranks
 
 from distmnist.config import RunError, UsageError
-from distmnist.distributed import VARIABLES, World, choose_device, join
+from distmnist.distributed import World, choose_device, join
+from distmnist.launcher import VARIABLES
 
 
 def message(error_type, function, *args):
@@ -57,31 +59,31 @@ def test_a_usage_error_of_one_rank_is_raised_on_all_with_one_text(failing, told)
     assert re.fullmatch(told, answers[0])
 
 
-def stay_away(world):
-    return message(RunError, state, world, [{}, {}, {}]) if world.rank != 2 else "away"
+def stay_away():
+    with join(3.0) as world:
+        if world.rank != 2:
+            state(world, [{}, {}, {}])
+    return 0
 
 
-def test_a_rank_that_stays_away_from_an_agreement_is_named_after_the_time_out():
-    answers = run_ranks(stay_away, 3, connect=False, patience=1.0)
-    assert answers[0].startswith("rank 2 of 3 did not answer within")
-    assert "rank 0" in answers[1]
+def test_ranks_that_wait_for_different_things_are_told_so():
+    ended = end_processes(stay_away, 3)
+    assert all(one.code for one in ended)
+    (line,) = [line for one in ended for line in one.err]
+    assert "ranks 0, 1, 2 wait for each other" in line
 
 
 def join_unless_last():
-    if os.environ["RANK"] == "2":
-        return ""
-
     def block():
-        with join(1.0) as world:
-            state(world, [{}, {}, {}])
+        with join(1.0):
+            raise AssertionError("all ranks are said to be here")
 
-    return message(RunError, block)
+    return "" if os.environ["RANK"] == "2" else message(RunError, block)
 
 
 def test_a_rank_that_never_comes_is_named_after_the_time_out():
     answers = run_processes(join_unless_last, 3)
-    assert "rank 2 of 3" in answers[0] and "rank 1" not in answers[0]
-    assert answers[1]
+    assert answers[0] == answers[1] and answers[0].startswith("rank 2 of 3 did not come")
 
 
 def talk(world):
@@ -107,7 +109,7 @@ def test_what_rank_0_announces_and_broadcasts_and_what_all_gather_and_add_up_arr
 
 def test_a_process_alone_does_all_this_without_peers():
     with join(1.0) as world:
-        world.connect(1.0)
+        world.connect()
         answer = talk(world)
         assert not dist.is_initialized()
     assert answer[3:6] == ([2**62], [1, 0], [[[0]]])
@@ -161,13 +163,13 @@ def test_processes_of_one_machine_talk_over_loopback_unless_told_otherwise():
     assert run_ranks(interface, 2, connect=False)[0] == ("127.0.0.1", "lo")
     told = {"GLOO_SOCKET_IFNAME": "eth7"}
     assert run_ranks(interface, 2, connect=False, environment=told)[0] == ("127.0.0.1", "eth7")
-    several_nodes = {"LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}
+    several_nodes = {"LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}
     assert run_ranks(interface, 2, connect=False, environment=several_nodes)[0] == ("localhost", None)
 
 
 def leave():
     with join(30.0) as world:
-        world.connect(30.0)
+        world.connect()
         inside = dist.is_initialized()
     return inside, dist.is_initialized()
 
@@ -177,19 +179,21 @@ def test_the_process_group_is_left_at_the_end():
 
 
 def lose_a_peer():
-    def block():
-        with join(20.0) as world:
-            world.connect(20.0)
-            if world.rank == 0:
-                world.sum_(torch.ones(1))  # rank 1 leaves instead
-
-    return message(RunError, block)
+    with join(20.0) as world:
+        world.connect()
+        if world.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        world.sum_(torch.ones(1))
 
 
-def test_a_peer_that_is_lost_is_a_run_error_in_one_line():
-    lost, left = run_processes(lose_a_peer, 2)
-    assert lost.startswith("another process of this run was lost: ") and "\n" not in lost
-    assert left == ""
+def test_a_peer_that_is_lost_is_a_run_error_that_names_it_in_one_line():
+    lost, killed = end_processes(tell_what_is_raised, 2, torchrun=False)
+    assert (lost.code, killed.code) == (1, -signal.SIGKILL)
+    assert len(lost.err) == 1 and f"rank 1 on {socket.gethostname()} has ended without a word" in lost.err[0]
+
+
+def tell_what_is_raised():
+    return 1 if message(RunError, lose_a_peer) else 0
 
 
 @pytest.mark.parametrize(

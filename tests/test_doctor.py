@@ -75,6 +75,22 @@ def test_a_machine_that_trains_has_no_problem_and_its_steps_are_timed():
     assert not list(os.scandir("."))
 
 
+@pytest.mark.parametrize(
+    ("directory", "chosen", "level", "told"),
+    [
+        ("absent", True, "warning", "no MNIST in absent: training downloads it, and stops where it cannot"),
+        ("absent", False, "warning", "falls back on the sample of 5,000 digits where it cannot; put it there"),
+        ("photographs", False, "warning", "SAMPLE is trained on, because there is no MNIST in photographs: it holds"),
+    ],
+)
+def test_the_doctor_says_of_the_data_what_training_will_do_and_makes_nothing(directory, chosen, level, told):
+    put(Path("photographs"), {"beach.jpg": b"sun"})
+    finding = checks.look_at_data("mnist", Path(directory), chosen)
+    assert finding.level == level and told in finding.text
+    assert checks.look_at_data("sample", Path(directory), True).level == "ok"
+    assert [entry.name for entry in os.scandir(".")] == ["photographs"]
+
+
 def test_lines_are_for_people():
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert doctor.main([]) == 0
@@ -127,7 +143,7 @@ def test_a_wrong_sum_is_a_problem_and_the_rank_is_named():
 
 
 def cannot_connect(rank):
-    def fail(world, timeout):
+    def fail(world):
         raise RuntimeError("[gloo] connectFullMesh failed with Connection refused. More of it\nand more")
 
     World.connect = fail
@@ -197,6 +213,14 @@ def test_hosts_that_would_talk_over_the_loopback_are_stopped_before_they_hang():
     ("arguments", "environment", "name", "told"),
     [
         (["--data-dir=broken"], {}, "data", "holds 4 bytes, not"),
+        (
+            ["--data-dir=photographs"],
+            {},
+            "data",
+            "it holds other files, beach.jpg for one; choose a different directory",
+        ),
+        (["--data-dir=absent/deeper"], {}, "data", "absent is not a directory; choose a different directory"),
+        ([], {"DISTMNIST_DATA": "photographs"}, "data", "it holds other files, beach.jpg for one"),
         (["--output=broken/t10k-labels-idx1-ubyte/run"], {}, "disk", "cannot be written; name another --output"),
         (["--device=cuda"], {}, "device", "no GPU that torch can use; use --device cpu"),
         ([], {"GLOO_SOCKET_IFNAME": "eth9"}, "network", "GLOO_SOCKET_IFNAME=eth9 has no address here; choose from"),
@@ -207,6 +231,7 @@ def test_hosts_that_would_talk_over_the_loopback_are_stopped_before_they_hang():
 )
 def test_what_stops_training_is_a_problem_with_exit_code_1(monkeypatch, arguments, environment, name, told):
     put(Path("broken"), {n: b"\0\0\x08" + bytes([1 + 2 * ("images" in n)]) for n in idx.FILES})
+    put(Path("photographs"), {"beach.jpg": b"sun"})
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
     code, report = examined(*arguments)

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from digits import published, put
 from ranks import run_processes
 
 from distmnist import data, idx
-from distmnist.config import UsageError
+
+IMAGES = "train-images-idx3-ubyte"
 
 
 def arriving(files, during=lambda: None):
@@ -37,37 +39,46 @@ def test_files_that_are_there_are_not_downloaded(tmp_path, mnist, monkeypatch):
     assert data.fetch(tmp_path, print) is None
 
 
-def test_a_download_appears_under_its_names_only_when_it_is_whole(tmp_path, mnist, monkeypatch):
-    target = tmp_path / "new" / "data"
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_download_appears_under_its_names_only_when_it_is_whole(tmp_path, mnist, monkeypatch, exists):
+    target = tmp_path / "data"
+    if exists:
+        target.mkdir()
     seen = []
     monkeypatch.setattr(data, "download", arriving(mnist, lambda: seen.append(data.find(target))))
     said = []
     assert data.fetch(target, said.append) is None
     assert seen == [None]
-    assert data.load(target).name == "mnist"
-    assert listing(target) == [".download.lock", *(f"MNIST/raw/{name}" for name in sorted(mnist))]
+    assert data.load("mnist", target).name == "mnist"
+    assert listing(tmp_path) == [f"data/MNIST/raw/{name}" for name in sorted(mnist)]
     assert str(target) in said[0]
 
 
 def test_a_download_that_is_damaged_leaves_no_file_of_the_set_behind(tmp_path, mnist, monkeypatch):
     damaged = {**mnist, "t10k-labels-idx1-ubyte": b"<html>503</html>"}
     monkeypatch.setattr(data, "download", arriving(damaged))
-    try:
-        assert data.fetch(tmp_path, print)
-    except UsageError as error:
-        assert "t10k-labels-idx1-ubyte" in str(error)
-    assert data.find(tmp_path) is None
+    reason = data.fetch(tmp_path / "data", print)
+    assert reason.startswith("the download is damaged: t10k-labels-idx1-ubyte is not the IDX file")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_that_fails_gives_its_reason_and_the_sample(tmp_path, monkeypatch):
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_download_that_fails_gives_its_reason_and_leaves_nothing(tmp_path, monkeypatch, exists):
     def break_off(scratch):
         put(scratch / "MNIST" / "raw", {"train-images-idx3-ubyte.gz": b"half"})
         return "the mirrors are down"
 
     monkeypatch.setattr(data, "download", break_off)
-    assert data.fetch(tmp_path, print) == "the mirrors are down"
-    assert listing(tmp_path) == [".download.lock"]
-    assert data.load(tmp_path).name == "mnist-sample"
+    directory = tmp_path / "data"
+    if exists:
+        directory.mkdir()
+    assert data.fetch(directory, print) == "the download failed: the mirrors are down"
+    assert list(tmp_path.rglob("*")) == [directory] * exists
+    assert data.load_or_sample("mnist", directory, chosen=False).name == "mnist-sample"
+    with pytest.raises(data.NotFound, match=f"no MNIST in {directory}: .*--data sample"):
+        data.load_or_sample("mnist", directory, chosen=True)
+    with pytest.raises(data.NotFound, match=f"no MNIST in {directory}: the download failed: .*--data sample"):
+        data.provide("mnist", directory, True, print)
 
 
 def fetch_slowly(directory, journal, files):
@@ -80,7 +91,7 @@ def fetch_slowly(directory, journal, files):
 
     data.download = arriving(files, say_so)
     reason = data.fetch(directory, lambda line: None)
-    return reason, data.load(directory).name
+    return reason, data.load("mnist", directory).name
 
 
 def test_of_two_processes_at_once_one_downloads_and_both_have_the_files(tmp_path, mnist):
@@ -90,11 +101,94 @@ def test_of_two_processes_at_once_one_downloads_and_both_have_the_files(tmp_path
     assert journal.read_text() == "download\n"
 
 
-@pytest.mark.parametrize("below", ["data", "data/deeper"])
-def test_a_directory_that_cannot_be_made_is_refused_even_for_root(tmp_path, below):
-    (tmp_path / "data").write_text("a file")
-    with pytest.raises(UsageError, match=r"--data-dir .*data.* cannot be written"):
-        data.fetch(tmp_path / below, print)
+@pytest.mark.parametrize(
+    ("below", "told"),
+    [
+        ("file", "that is not a directory"),
+        ("file/deeper", "file is not a directory"),
+        ("absent/deeper", "absent is not a directory"),
+        ("photographs", "it holds other files, holiday/beach.jpg for one"),
+        ("torchvision", "it holds other files, FashionMNIST/raw/train-images-idx3-ubyte for one"),
+    ],
+)
+def test_where_nothing_may_be_downloaded_nothing_is_and_nothing_is_made(tmp_path, monkeypatch, mnist, below, told):
+    monkeypatch.setattr(data, "download", lambda scratch: pytest.fail("downloads"))
+    (tmp_path / "file").write_text("a file")
+    put(tmp_path / "photographs/holiday", {"beach.jpg": b"sun"})
+    put(tmp_path / "torchvision/FashionMNIST/raw", {IMAGES: mnist[IMAGES]})
+    before = sorted(tmp_path.rglob("*"))
+    assert told in data.fetch(tmp_path / below, print)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_directory_that_cannot_be_written_is_a_reason(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)  # root may write anywhere
+    assert data.fetch(tmp_path / "data", print) == f"{tmp_path} cannot be written: Permission denied"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_of_hidden_files_and_empty_folders_is_downloaded_into(tmp_path, mnist, monkeypatch):
+    put(tmp_path, {".gitignore": b"*", ".download.lock": b""})
+    (tmp_path / "MNIST/raw").mkdir(parents=True)
+    monkeypatch.setattr(data, "download", arriving({**mnist, f"{IMAGES}.gz": b"as torchvision leaves it"}))
+    assert data.fetch(tmp_path, print) is None
+    assert listing(tmp_path) == sorted([".download.lock", ".gitignore", *(f"MNIST/raw/{name}" for name in mnist)])
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_what_a_killed_download_has_left_is_cleared_away_by_the_next(tmp_path, mnist, monkeypatch, exists):
+    directory = tmp_path / "data"
+    if exists:
+        directory.mkdir()
+    left = (directory if exists else tmp_path) / ".data.download-killed/data/MNIST/raw"
+    put(left, {IMAGES: b"half"})
+    monkeypatch.setattr(data, "download", arriving(mnist))
+    assert data.fetch(directory, print) is None
+    assert listing(tmp_path) == [f"data/MNIST/raw/{name}" for name in sorted(mnist)]
+    assert not [path for path in tmp_path.rglob(".*")]
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL."""
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_kill_between_any_two_steps_of_the_download_leaves_all_of_the_set_or_none(
+    tmp_path, mnist, monkeypatch, exists
+):
+    """A part of it would be refused for ever, as a set that lacks files."""
+    monkeypatch.setattr(data, "download", arriving(mnist))
+    for number in range(1, 20):
+        directory = tmp_path / str(number) / "data"
+        (directory if exists else directory.parent).mkdir(parents=True)
+        with monkeypatch.context() as deadly:
+            calls = iter(range(1, 100))
+
+            def count(original, calls=calls, number=number):
+                def call(*args, **kwargs):
+                    if next(calls) >= number:
+                        raise Killed
+                    return original(*args, **kwargs)
+
+                return call
+
+            for name in ("rename", "mkdir", "rmdir", "unlink"):
+                deadly.setattr("os." + name, count(getattr(os, name)))
+            try:
+                data.fetch(directory, print)
+            except Killed:
+                killed = True
+            else:
+                killed = False
+        assert data.find(directory) in (None, {name: directory / "MNIST/raw" / name for name in mnist})
+        assert data.fetch(directory, print) is None and data.load("mnist", directory).name == "mnist"
+        if not killed:
+            assert number > 3
+            return
+    pytest.fail("the download never ended")
 
 
 def test_torchvision_downloads_what_the_mirror_serves(tmp_path, mnist, monkeypatch):
@@ -117,7 +211,7 @@ def test_torchvision_downloads_what_the_mirror_serves(tmp_path, mnist, monkeypat
         monkeypatch.setattr(MNIST, "resources", [(f"{name}.gz", None) for name in mnist])
         assert data.fetch(tmp_path / "data", print) is None
         server.shutdown()
-    assert data.load(tmp_path / "data").describe() == {"name": "mnist", "train": 30, "test": 20}
+    assert data.load("mnist", tmp_path / "data").describe() == {"name": "mnist", "train": 30, "test": 20}
 
 
 def test_mirrors_that_refuse_are_a_reason_in_one_line(tmp_path):
@@ -146,8 +240,8 @@ def test_torchvision_is_not_imported_when_there_is_nothing_to_download(tmp_path,
         "import json, sys; from pathlib import Path; from distmnist import data, idx, job\n"
         "idx.FILES = {name: (tuple(shape), md5) for name, (shape, md5) in json.loads(sys.argv[2]).items()}\n"
         "assert data.fetch(Path(sys.argv[1]), print) is None\n"
-        "print(data.load(Path(sys.argv[1])).name, data.load(Path('nowhere')).name, 'torchvision' in sys.modules)"
+        "print(data.load('mnist', Path(sys.argv[1])).name, 'torchvision' in sys.modules)"
     )
     table = json.dumps(published(mnist))
     done = subprocess.run([sys.executable, "-c", code, tmp_path, table], capture_output=True, text=True, check=True)
-    assert done.stdout == "mnist mnist-sample False\n"
+    assert done.stdout == "mnist False\n"

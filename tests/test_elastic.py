@@ -1,19 +1,21 @@
 """Processes that come back find each other, their run, and the very weights they would have had."""
 
+import dataclasses
 import datetime
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch.distributed as dist
 
 from benchmarks import faults
 from benchmarks.damage import damages
-from distmnist import heartbeat
-from distmnist.config import RunError
-from distmnist.heartbeat import Heartbeat
-from distmnist.rendezvous import meet
+from distmnist import job
+from distmnist.config import RunError, UsageError
+from distmnist.launcher import parent_process
+from distmnist.rendezvous import Member, meet
 from distmnist.rundir import Launch
 
 
@@ -48,7 +50,7 @@ def test_all_ranks_of_an_attempt_share_a_store_of_their_own(store):
 
 def test_a_rank_waits_for_a_new_rank_0_when_it_finds_the_roll_of_a_dead_one(store):
     all_meet(store, 2)
-    with pytest.raises(RunError, match="rank 0 did not call rank 1"):
+    with pytest.raises(RunError, match="rank 0 of 2 did not admit rank 1"):
         meet(store.clone(), 1, 2, timeout=0.3)
 
 
@@ -64,39 +66,48 @@ def test_an_attempt_may_have_other_ranks_than_the_one_before(store):
     assert len(all_meet(store, 3)) == 3
 
 
-@pytest.fixture
-def quick_beats(monkeypatch):
-    monkeypatch.setattr(heartbeat, "INTERVAL", 0.02)
+def test_a_process_of_an_attempt_that_was_given_up_is_not_admitted_and_the_right_one_is(store, monkeypatch):
+    """A worker that was stopped, say, and comes to after torchrun has started the next attempt."""
+    late = Member("late", 1, 2, parent_process(), 0)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    right = threading.Thread(target=meet, args=(store.clone(), 1, 2, 20), daemon=True)
+    right.start()
+    time.sleep(0.1)
+    shared = dist.PrefixStore("distmnist", store)
+    shared.append("members", json.dumps(dataclasses.asdict(late)) + "\n")
+    meet(store.clone(), 0, 2, timeout=20)
+    right.join(20)
+    assert not right.is_alive()
+    assert "late" not in json.loads(shared.get("list"))["members"].values()
 
 
-def test_the_rank_before_a_silent_one_says_so(store, quick_beats):
-    alarms: list[str] = []
-    with Heartbeat(store, 1, 3, timeout=0.3, alarm=alarms.append):
-        time.sleep(0.2)
-        assert alarms == []
-        time.sleep(0.6)
-    assert alarms[0] == "rank 2 has given no sign of life for 0.3 s"
+def test_a_rank_0_of_an_attempt_that_was_given_up_says_so(store, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(RunError, match="did not admit"):
+        meet(store.clone(), 1, 2, timeout=0.3)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    with pytest.raises(RunError, match="newer attempt"):
+        meet(store.clone(), 0, 2, timeout=20)
 
 
-def test_ranks_that_beat_or_have_left_raise_no_alarm(store, quick_beats):
-    alarms: list[str] = []
-    with Heartbeat(store, 0, 2, timeout=0.3, alarm=alarms.append):
-        with Heartbeat(store, 1, 2, timeout=0.3, alarm=alarms.append):
-            time.sleep(0.6)
-        time.sleep(0.6)
-    assert alarms == []
+def test_a_process_with_another_world_size_is_told_so_and_the_right_one_is_admitted(store):
+    with ThreadPoolExecutor() as threads:
+        wrong = threads.submit(meet, store.clone(), 1, 3, 20)
+        leader = threads.submit(meet, store.clone(), 0, 2, 20)
+        with pytest.raises(UsageError, match="rank 1 was started with WORLD_SIZE=3, rank 0 with 2"):
+            wrong.result()
+        meet(store.clone(), 1, 2, 20)
+        leader.result()
 
 
-@pytest.fixture
-def noted(tmp_path, monkeypatch):
-    """A run that the agents a and b began under torchrun's id "job"; and another, under its default id."""
-    monkeypatch.chdir(tmp_path)
-    for name, run_id in (("named", "job"), ("unnamed", "none")):
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True)
-        launch = Launch(run_id, frozenset({"a", "b"}))
-        (folder / "config.json").write_text(json.dumps({"launch": launch.to_json()}))
-    return tmp_path / "runs"
+def noted_run(folder, run_id="job", agents=("a", "b"), attempt=0, process="old", given=None, status=None):
+    """A run that the agents began under torchrun's id `run_id`."""
+    folder.mkdir(parents=True)
+    launch = Launch(run_id, frozenset(agents), attempt, process)
+    (folder / "config.json").write_text(json.dumps({"given": given or {}, "launch": launch.to_json()}))
+    if status:
+        (folder / "summary.json").write_text(json.dumps({"status": status}))
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -113,9 +124,33 @@ def noted(tmp_path, monkeypatch):
         ("none", {"a"}, "elsewhere", None),
     ],
 )
-def test_a_restarted_launch_finds_its_run_and_only_its_own(noted, run_id, agents, output, found):
-    path = Launch(run_id, frozenset(agents)).earlier_attempt(output and noted / output)
+def test_a_restarted_launch_finds_its_run_and_only_its_own(tmp_path, monkeypatch, run_id, agents, output, found):
+    monkeypatch.chdir(tmp_path)
+    noted_run(tmp_path / "runs/named", "job")
+    noted_run(tmp_path / "runs/unnamed", "none")
+    path = Launch(run_id, frozenset(agents)).earlier_attempt(output and tmp_path / "runs" / output, lambda _: True)
     assert path and path.name == found if found else path is None
+
+
+@pytest.mark.parametrize(
+    ("what", "noted", "mine", "found"),
+    [
+        ("restarted", {}, {"attempt": 1}, True),
+        ("restarted, and the run had just come to its end", {"status": "finished"}, {"attempt": 1}, True),
+        ("only the peers changed", {}, {"attempt": 0}, True),
+        ("requeued after its end", {"status": "finished"}, {"agents": {"c"}}, True),
+        ("a second training in one process", {}, {"process": "old"}, False),
+        ("a second command of one script", {"status": "finished"}, {"attempt": 0}, False),
+        ("another command of one script, the first was interrupted", {"given": {"seed": 1}}, {"attempt": 0}, False),
+        ("other options, in a directory used before", {"given": {"seed": 1}}, {"agents": {"c"}}, False),
+    ],
+)
+def test_only_a_restart_of_the_same_command_is_an_earlier_attempt(tmp_path, what, noted, mine, found):
+    path = noted_run(tmp_path / "run", **noted)
+    mine = {"run_id": "job", "agents": {"a"}, "process": "new", **mine}
+    launch = Launch(**mine | {"agents": frozenset(mine["agents"])})
+    found_path = launch.earlier_attempt(path, lambda config: job.is_same_command(config, {}))
+    assert found_path == (path if found else None), what
 
 
 @pytest.mark.parametrize("number", [0, 2, 3, 6])

@@ -1,4 +1,4 @@
-"""`python -m export`: the formats, what is inside them, and what becomes of bad input."""
+"""`python -m distmnist.export`: the formats, what is inside them, and what becomes of bad input."""
 
 import json
 import os
@@ -16,6 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from digits import put
 from onnx import numpy_helper
 from torch import nn
 
@@ -252,6 +253,39 @@ def test_a_directory_that_is_no_export_is_never_replaced(
     assert command.main([str(trained_run), "--output", str(tmp_path)]) == 2
     assert "holds other files than an export" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("part", ["mlp/last.pt", "mlp", "."])
+def test_the_data_of_a_run_are_found_from_any_directory_and_nothing_is_left_there(
+    part: str, tmp_path: Path, mnist: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delenv("DISTMNIST_DATA", raising=False)
+    run, digits = tmp_path / "run", put(tmp_path / "digits", mnist)
+    (run / "mlp").mkdir(parents=True)
+    save_snapshot(
+        run / "mlp/last.pt", "mlp", models.build_model("mlp"), dataset={"name": "mnist", "train": 30, "test": 20}
+    )
+    (run / "config.json").write_text(json.dumps({"given": {"data_dir": str(digits)}, "options": {}}))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert command.main([str(run / part), "--output", str(tmp_path / "out")]) == 0
+    assert command.main(["--verify", str(tmp_path / "out"), str(run / part)]) == 0
+    assert command.main(["--verify", str(tmp_path / "out")]) == 2  # which of a run that is not named cannot be known
+    assert "no mnist in data: the proof needs its test digits" in capsys.readouterr().err
+    assert list(Path(".").iterdir()) == []
+
+
+@pytest.mark.parametrize("output", [".", "../out"])
+def test_an_export_to_the_current_directory_leaves_it_the_same_directory(
+    output: str, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    inode = Path(".").stat().st_ino
+    assert command.main([str(trained_run / "mlp"), "--output", output]) == 0
+    assert command.main(["--verify", "."]) == 0
+    assert (tmp_path / "out").stat().st_ino == inode == Path(".").stat().st_ino
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_without_the_digits_of_the_run_there_is_no_proof(

@@ -1,4 +1,4 @@
-"""`python -m export --int8`: what is shipped decides as the net does, and what does not is left out or caught."""
+"""`python -m distmnist.export --int8`: what is shipped decides as the net does; the rest is left out or caught."""
 
 import json
 import os
@@ -92,7 +92,8 @@ def test_the_same_bytes_from_another_process_and_nothing_is_left_or_said(
 ) -> None:
     (tmp_path / "scratch").mkdir()
     environment = os.environ | {"TMPDIR": str(tmp_path / "scratch"), "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
-    arguments = [sys.executable, "-m", "export", str(trained_run / "cnn"), "--output", "out", "--int8"]
+    script = "from export import __main__ as command, parity; parity.BATCHES = (256,); command.command()"
+    arguments = [sys.executable, "-c", script, str(trained_run / "cnn"), "--output", "out", "--int8"]
     done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     content = (tmp_path / "out" / "cnn.int8.onnx").read_bytes()
     assert content == (quantised / "cnn.int8.onnx").read_bytes()

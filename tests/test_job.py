@@ -59,7 +59,7 @@ def test_a_person_sees_the_setting_first_one_line_an_epoch_and_the_next_command_
         assert part in head
     assert "data: mnist-sample, 300 + 120 digits" in head and "output: a" in head
     assert len([line for line in out if "epoch" in line and "images/s" in line]) == 2
-    assert out[-1] == "next: python -m export a"
+    assert out[-1] == "next: python -m distmnist.export a"
 
 
 @pytest.mark.skipif(not plots.available(), reason="needs matplotlib: the extra report")
@@ -76,7 +76,7 @@ def test_a_plot_that_fails_costs_one_warning_and_not_the_run(command, monkeypatc
     monkeypatch.setattr(plots, "available", lambda: True)
     monkeypatch.setattr(plots, "of_run", fail)
     code, out, err = command(*SMALL, "--output=a")
-    assert code == 0 and out[-1] == "next: python -m export a" and figures("a")["correct"] > 0
+    assert code == 0 and out[-1] == "next: python -m distmnist.export a" and figures("a")["correct"] > 0
     assert err == ["WARNING: the run is complete but its plots are not: ValueError: no such font"]
 
 
@@ -117,10 +117,10 @@ def test_a_bar_is_shown_on_a_terminal_by_rank_0_alone(monkeypatch, capsys):
 def test_the_sample_is_trained_on_loudly_when_the_download_fails(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "download", lambda scratch: "the mirrors are down")
-    assert train.main(["--model=mlp", "--max-steps=2", "--output=a", "--data-dir=digits"]) == 0
+    assert train.main(["--model=mlp", "--max-steps=2", "--output=a"]) == 0
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
-    assert "SAMPLE" in line and "the mirrors are down" in line and "digits/MNIST/raw" in line
+    assert "SAMPLE" in line and "the mirrors are down" in line and "data/MNIST/raw" in line
     assert "mnist-sample" in out and "97.42" not in out
     named = [json.loads(Path("a", name).read_text())["dataset"] for name in ("config.json", "summary.json")]
     named.append(torch.load("a/mlp/last.pt", weights_only=True)["dataset"])

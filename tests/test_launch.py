@@ -28,7 +28,7 @@ def launch(folder: Path, script: str, *options: str, **variables: str) -> tuple[
 
 
 def test_one_machine_trains_with_as_many_processes_as_asked_and_passes_every_option_through(tmp_path):
-    options = ["--model", "mlp", "--max-steps=3", "--data-dir", "no data", "--output", "a b"]
+    options = ["--model", "mlp", "--max-steps=3", "--data", "sample", "--output", "a b"]
     code, out, err = launch(tmp_path, "single_node.sh", *options, NPROC="2")
     assert code == 0, err
     summary = json.loads((tmp_path / "a b/summary.json").read_text())
@@ -87,6 +87,17 @@ def test_what_is_wrong_is_said_in_one_line_with_exit_code_2_before_torchrun(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_directory_that_holds_a_finished_run_is_refused_unless_the_job_has_a_name_of_its_own(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/summary.json").write_text('{"status": "finished"}')
+    variables = {"ENDPOINT": "127.0.0.1:1", "NNODES": "2", "WAIT": "0"}
+    code, _, err = launch(tmp_path, "multi_node.sh", "--output=old", **variables)
+    assert code == 2 and err == "multi_node.sh: --output old holds a finished run; choose a different directory\n"
+    for options, more in ((["--resume"], {}), ([], {"JOB": "slurm-7"})):
+        _, _, err = launch(tmp_path, "multi_node.sh", "--output=old", *options, **variables, **more)
+        assert "holds a finished run" not in err
+
+
 def test_a_port_in_use_is_said_before_torchrun(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         variables = {"ENDPOINT": f"localhost:{server.getsockname()[1]}", "NNODES": "1", "WAIT": "0"}
@@ -118,6 +129,12 @@ def program(name: str) -> str:
     """Where a linter is: on the path, or beside this Python. Skips where it is not."""
     beside = Path(sys.executable).parent
     return shutil.which(name) or shutil.which(name, path=str(beside)) or pytest.skip(f"{name} is not installed")
+
+
+def test_the_linters_are_pinned_so_that_their_next_release_turns_no_commit_red():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    linters = [line for line in project["optional-dependencies"]["dev"] if not line.startswith("distmnist")]
+    assert len(linters) == 4 and all(re.search(r">=[\d.]+,<[\d.]+$", line) for line in linters)
 
 
 def test_shellcheck_finds_nothing():
@@ -152,7 +169,7 @@ def test_the_kubernetes_manifest_fits_the_published_schemas(tmp_path):
         kubernetes_validate.validate(document, "1.28", strict=True)
     service, _, job = documents
     pod = job["spec"]["template"]
-    environment = {entry["name"]: entry["value"] for entry in pod["spec"]["containers"][0]["env"]}
+    environment = {entry["name"]: entry.get("value") for entry in pod["spec"]["containers"][0]["env"]}
     host, _, port = environment["ENDPOINT"].partition(":")
     assert host == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
     assert pod["spec"]["subdomain"] == service["metadata"]["name"] and service["spec"]["clusterIP"] == "None"

@@ -25,8 +25,8 @@ if os.environ.get("DISTMNIST_TEST_NETNS") != "1":
 if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("ip"):
     pytest.skip("needs root and the command ip (iproute2)", allow_module_level=True)
 
-OPTIONS = ["--data-dir=data", "--model=cnn", "--virtual-ranks=4", "--epochs=3", "--snapshot-steps=10"]
-SHORT = ["--data-dir=data", "--model=mlp", "--max-steps=5"]
+OPTIONS = ["--data=sample", "--model=cnn", "--virtual-ranks=4", "--epochs=3", "--snapshot-steps=10"]
+SHORT = ["--data=sample", "--model=mlp", "--max-steps=5"]
 PORT = 29511
 LIMIT = 240.0
 """Seconds that a job may take, faults included."""

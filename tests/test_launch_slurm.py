@@ -26,7 +26,7 @@ if os.environ.get("DISTMNIST_TEST_SLURM") != "1":
 if os.geteuid() != 0 or not all(shutil.which(name) for name in PROGRAMS):
     pytest.skip(f"needs root and {', '.join(PROGRAMS)}", allow_module_level=True)
 
-OPTIONS = ["--data-dir=data", "--model=cnn", "--virtual-ranks=4", "--epochs=3", "--snapshot-steps=10"]
+OPTIONS = ["--data=sample", "--model=cnn", "--virtual-ranks=4", "--epochs=3", "--snapshot-steps=10"]
 LIMIT = 240.0
 
 

@@ -33,7 +33,7 @@ def command(monkeypatch, tmp_path, capsys, digits):
     monkeypatch.setattr(pool, "start", lambda *_: pytest.fail("a run was started"))
 
     def run(*arguments, name="mnist-sample"):
-        monkeypatch.setattr(data, "load", lambda directory: type(digits)(name, "", digits.train, digits.test))
+        monkeypatch.setattr(data, "load", lambda *_: type(digits)(name, "", digits.train, digits.test))
         code = study.main(["--output=a", *arguments])
         out, err = capsys.readouterr()
         return code, out, err
@@ -117,7 +117,10 @@ def test_runs_on_other_digits_are_refused_and_left_alone(command):
     fabricate()
     before = {path: path.read_bytes() for path in Path("a/runs").rglob("*") if path.is_file()}
     told = refusal(command("--repeats=3", "--recipes=reference", name="mnist"))
-    assert "a/runs/reference-seed0 was trained on mnist-sample, but --data-dir gives mnist" in told
+    assert (
+        "a/runs/reference-seed0 was trained on mnist-sample, but the data found are mnist; choose the right --data"
+        in told
+    )
     assert before == {path: path.read_bytes() for path in Path("a/runs").rglob("*") if path.is_file()}
 
 
@@ -208,7 +211,7 @@ def history():
 def test_a_study_that_is_killed_and_one_that_is_interrupted_go_on_where_they_were(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    arguments = [*REAL, "--output=a", "--data-dir=none"]
+    arguments = [*REAL, "--output=a", "--data=sample"]
     snapshot = Path("a/runs/reference-seed0/mlp/last.pt")
     with subprocess.Popen(
         [sys.executable, "-m", "distmnist.study", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -243,6 +246,6 @@ def test_a_study_that_is_killed_and_one_that_is_interrupted_go_on_where_they_wer
 def test_a_run_that_fails_ends_the_study_with_its_line_and_exit_code_1(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    assert study.main([*REAL, "--output=a", "--optimizer=sgd", "--lr=1e30", "--data-dir=none"]) == 1
+    assert study.main([*REAL, "--output=a", "--optimizer=sgd", "--lr=1e30", "--data=sample"]) == 1
     err = capsys.readouterr().err.splitlines()
     assert "a/runs/reference-seed0: the loss is" in err[-1] and written()["status"] == "interrupted"

@@ -107,7 +107,7 @@ def command(monkeypatch, tmp_path, capsys, digits):
     monkeypatch.setattr(pool, "start", lambda *_: pytest.fail("a run was started"))
 
     def run(*arguments, name="mnist-sample"):
-        monkeypatch.setattr(data, "load", lambda directory: type(digits)(name, "", digits.train, digits.test))
+        monkeypatch.setattr(data, "load", lambda *_: type(digits)(name, "", digits.train, digits.test))
         code = sweep.main(["--output=a", *arguments])
         out, err = capsys.readouterr()
         return code, out, err
@@ -172,7 +172,10 @@ def test_on_mnist_the_published_hyperparameters_are_marked(command):
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        ("--lr=0.001,0.5", "--lr 0.5: the run in a/runs/trial001-seed0 has 0.01; keep it or name another --output"),
+        (
+            "--lr=0.001,0.5",
+            "--lr 0.5: the run in a/runs/trial001-seed0 has 0.01; keep it or choose a different --output",
+        ),
         ("--epochs=2", "--epochs 2: the run in a/runs/trial000-seed0 has 1"),
         ("--val-fraction=0.2", "--val-fraction 0.2: the run in a/runs/trial000-seed0 has 0.1"),
     ],

@@ -8,20 +8,23 @@ Every line is ok, a warning or a problem with what to do about it. Exit codes: 0
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from distmnist.commandline import Parser, add_options, answer
-from distmnist.config import Config
+from distmnist.commandline import RanksParser, add_options, answer, end
+from distmnist.config import Config, data_is_chosen
+from distmnist.launcher import refuse_separate_tasks
 
-OPTIONS = ("data_dir", "output", "device", "amp", "threads", "timeout")
+OPTIONS = ("data", "data_dir", "output", "device", "amp", "threads", "timeout")
 """Fields of `Config` that the doctor takes: give those that the training will be given."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Config, dict[str, Any]]:
-    """The command line -> the training's options, and the doctor's own. Raises UsageError; `--help` exits."""
-    parser = Parser(
+    """The command line -> the training's options, and the doctor's own. Raises UsageError; `--help` exits.
+
+    The doctor's own are `json`, `endpoint`, and `chosen`: whether the data were, see `data_is_chosen`.
+    """
+    parser = RanksParser(
         prog="distmnist.doctor",
         usage="python -m distmnist.doctor [options]                          this machine\n"
         "       torchrun --nproc_per_node=N -m distmnist.doctor [options]     all processes together",
@@ -39,19 +42,24 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Config, dict[str, Any
     add_options(parser, [field for field in dataclasses.fields(Config) if field.name in OPTIONS])
     given = vars(parser.parse_args(arguments))
     own = {name: given.pop(name) for name in ("json", "endpoint")}
-    return Config(**given), own
+    return Config(**given), own | {"chosen": data_is_chosen(given)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return answer(lambda: work(arguments))
+    return answer(lambda: work(arguments), ranks=True)
 
 
 def work(arguments: Sequence[str] | None) -> int:
+    refuse_separate_tasks()
     config, own = parse(arguments)
     from distmnist.doctor import examination  # imports torch: 2 s that --help and a mistyped option need not take
 
-    return examination.run(config, own["endpoint"], as_json=own["json"])
+    return examination.run(config, own["endpoint"], chosen=own["chosen"], as_json=own["json"])
+
+
+def command() -> NoReturn:
+    end(main)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -33,13 +33,16 @@ class Finding(NamedTuple):
     text: str
 
 
-def look_at_host(config: Config, endpoint: str | None, world: World) -> list[Finding]:
-    """All findings of this host that need no other host. Leaves the choice of the device in `world`."""
+def look_at_host(config: Config, endpoint: str | None, world: World, chosen: bool) -> list[Finding]:
+    """All findings of this host that need no other host; chosen: whether the data were, see `data_is_chosen`.
+
+    Leaves the choice of the device in `world`.
+    """
     findings = [look_at_versions(), look_at_device(config.device, world)]
     findings += [
         look_at_precision(config.amp, world.device),
         look_at_cores(config.threads, world),
-        look_at_data(config.data_dir),
+        look_at_data(config.data, config.data_dir, chosen),
         look_at_disk(config.output or RUNS),
         look_at_network(world),
     ]
@@ -101,18 +104,20 @@ def look_at_cores(wanted: int | None, world: World) -> Finding:
     return Finding(OK, "cores", f"{text}; launch/single_node.sh starts {default_processes()}")
 
 
-def look_at_data(directory: Path) -> Finding:
-    """Reads and verifies the digits."""
+def look_at_data(name: str, directory: Path, chosen: bool) -> Finding:
+    """Reads and verifies the digits. Downloads nothing, and makes nothing."""
     try:
-        dataset = data.load(directory)
+        dataset = data.load(name, directory)
+    except data.NotFound:
+        otherwise = "stops where it cannot" if chosen else "falls back on the sample of 5,000 digits where it cannot"
+        if not (reason := data.elsewhere(directory) or data.objection(directory)):
+            text = f"no MNIST in {directory}: training downloads it, and {otherwise}; put it there"
+            return Finding(WARNING, "data", text)
+        if chosen:
+            return Finding(PROBLEM, "data", str(data.not_found(directory, reason)))
+        return Finding(WARNING, "data", data.substituted(directory, reason))
     except UsageError as error:
         return Finding(PROBLEM, "data", str(error))
-    if dataset.name != "mnist":
-        return Finding(
-            WARNING,
-            "data",
-            f"no MNIST in --data-dir {directory}: training downloads it, or falls back on 5,000 digits; put it there",
-        )
     return Finding(OK, "data", f"{len(dataset.train):,} + {len(dataset.test):,} digits: {dataset.origin}")
 
 
@@ -127,8 +132,9 @@ def look_at_disk(output: Path) -> Finding:
 
 
 def existing(path: Path) -> Path:
-    """`path`, or the nearest folder above it that is there."""
-    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    """`path`, or the nearest folder above it that this user can see."""
+    # os.path.exists: Path's raises below a directory that may not be entered
+    return next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))
 
 
 def look_at_shared_memory(path: Path) -> Finding:

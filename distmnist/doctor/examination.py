@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
+from distmnist import streams
 from distmnist.config import Config, RunError, UsageError
 from distmnist.distributed import World, join
 from distmnist.doctor import checks, measurements, network
 from distmnist.doctor.checks import OK, PROBLEM, WARNING, Finding
 from distmnist.doctor.measurements import StepTimes
-from distmnist.heartbeat import Heartbeat
-from distmnist.job import alarm, set_up_machine
+from distmnist.failure import first_line, print_failure
+from distmnist.job import set_up_machine
 from distmnist.machine import die_with_parent
 from distmnist.rundir import versions
 
@@ -36,6 +37,7 @@ class Report:
         self.as_json, self.silent = as_json, not world.is_main
         self.findings: list[dict[str, str]] = []
         self.measured: dict[str, Any] = {"world_size": world.size}
+        self.lost: streams.OutputLost | None = None
         self.home, self.several_hosts = socket.gethostname(), world.size > world.local_size
 
     def add(self, finding: Finding, host: str | None = None) -> None:
@@ -44,7 +46,7 @@ class Report:
         if self.silent or self.as_json or (finding.level == OK and host not in (None, self.home)):
             return
         where = f"{host}: " if host and self.several_hosts else ""
-        print(f"{finding.level:8} {finding.name:13} {where}{finding.text}", flush=True)
+        self._say(f"{finding.level:8} {finding.name:13} {where}{finding.text}")
 
     def count(self, level: str) -> int:
         return sum(finding["level"] == level for finding in self.findings)
@@ -54,19 +56,31 @@ class Report:
         problems, warnings = self.count(PROBLEM), self.count(WARNING)
         status = PROBLEM if problems else WARNING if warnings else OK
         if self.as_json and not self.silent:
-            print(json.dumps({"schema": 1, "status": status, **self.measured, "findings": self.findings}, indent=2))
+            self._say(json.dumps({"schema": 1, "status": status, **self.measured, "findings": self.findings}, indent=2))
         elif not self.silent:
-            print(f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}", flush=True)
-        return int(status == PROBLEM)
+            self._say(f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}")
+        if self.lost and not self.lost.printed:
+            print_failure(str(self.lost))
+        return int(status == PROBLEM) or (self.lost.code if self.lost else 0)
+
+    def _say(self, line: str) -> None:
+        """A line that cannot be written does not stop the examination, in which other ranks take part."""
+        try:
+            streams.say(line)
+        except streams.OutputLost as lost:
+            self.lost = lost
 
 
-def run(config: Config, endpoint: str | None, *, as_json: bool) -> int:
-    """Examines, with the options that training would get. Returns the exit code; raises UsageError and RunError."""
+def run(config: Config, endpoint: str | None, *, chosen: bool, as_json: bool) -> int:
+    """Examines, with the options that training would get; chosen: whether the data were, see `data_is_chosen`.
+
+    Returns the exit code; raises UsageError and RunError.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
     with join(config.timeout) as world:
         report = Report(world, as_json)
-        if not look_at_hosts(report, world, config, endpoint):
+        if not look_at_hosts(report, world, config, endpoint, chosen):
             return world.announce(report.close())
         config = measurements.steps_config(config, world)
         try:
@@ -76,9 +90,8 @@ def run(config: Config, endpoint: str | None, *, as_json: bool) -> int:
             return world.announce(report.close())
         config = dataclasses.replace(config, amp=amp)
         try:
-            with Heartbeat(world.store, world.rank, world.size, config.timeout, alarm):
-                try_together(report, world, config)
-        except (RunError, RuntimeError) as error:
+            try_together(report, world, config)
+        except (UsageError, RuntimeError) as error:
             if world.size == 1:
                 raise
             report.add(Finding(PROBLEM, "group", trouble(error, world)))
@@ -90,19 +103,19 @@ def run(config: Config, endpoint: str | None, *, as_json: bool) -> int:
 
 def trouble(error: Exception, world: World) -> str:
     backend, variable = ("nccl", "NCCL") if world.device.type == "cuda" else ("gloo", "GLOO")
-    first = str(error).strip().splitlines()[0].split(". ")[0] if str(error).strip() else type(error).__name__
-    return f"{backend} failed: {first}; name the right interface in {variable}_SOCKET_IFNAME, open the hosts' firewalls"
+    advice = f"name the right interface in {variable}_SOCKET_IFNAME, open the hosts' firewalls"
+    return f"{backend} failed: {first_line(error)}; {advice}"
 
 
-def look_at_hosts(report: Report, world: World, config: Config, endpoint: str | None) -> bool:
+def look_at_hosts(report: Report, world: World, config: Config, endpoint: str | None, chosen: bool) -> bool:
     """Each host's own findings, and what they tell when laid side by side. Returns whether to go on, on all ranks."""
     if world.local_rank == 0:
-        findings = checks.look_at_host(config, endpoint if world.size == 1 else None, world)
+        findings = checks.look_at_host(config, endpoint if world.size == 1 else None, world, chosen)
     else:
         findings = []
         checks.look_at_device(config.device, world)
     mine = {"host": socket.gethostname(), "versions": versions(), "findings": findings}
-    everyone = collect(world, "host", mine)
+    everyone = world.collect(mine)
     for rank, theirs in enumerate(everyone):
         for finding in theirs["findings"]:
             report.add(Finding(*finding), theirs["host"])
@@ -117,19 +130,9 @@ def look_at_hosts(report: Report, world: World, config: Config, endpoint: str | 
     return world.announce(report.count(PROBLEM) == 0)
 
 
-def collect(world: World, name: str, value: Any) -> list[Any]:
-    """Every rank's JSON value, on rank 0, in the order of ranks; [] on the others. Needs no process group."""
-    if world.store is None:
-        return [value]
-    world.store.set(f"doctor/{name}/{world.rank}", json.dumps(value))
-    if not world.is_main:
-        return []
-    return [json.loads(world.store.get(f"doctor/{name}/{rank}")) for rank in range(world.size)]
-
-
 def compare_clocks(report: Report, world: World, everyone: list[dict[str, Any]]) -> None:
     world.announce(None)  # all ranks are here within milliseconds of each other
-    clocks = collect(world, "clock", time.time())
+    clocks = world.collect(time.time())
     for rank, clock in enumerate(clocks):
         if abs(clock - clocks[0]) > CLOCK_SECONDS:
             text = f"the clock differs by {clock - clocks[0]:+.0f} s from rank 0's; set both by NTP"
@@ -144,7 +147,7 @@ def compare_folders(report: Report, world: World, output: Path | None, everyone:
     if world.is_main and os.access(mark.parent, os.W_OK):
         mark.touch()
     mark = Path(world.announce(str(mark)))
-    seen = collect(world, "folder", mark.exists())
+    seen = world.collect(mark.exists())
     world.announce(None)  # all have looked
     if world.is_main:
         mark.unlink(missing_ok=True)
@@ -157,7 +160,7 @@ def try_together(report: Report, world: World, config: Config) -> None:
     """The process group, its all-reduces, and training steps: each rank's alone, then all together."""
     if world.size > 1:
         start = time.perf_counter()
-        world.connect(config.timeout)
+        world.connect()
         world.sum_(torch.zeros(1, device=world.device))  # what nccl puts off until it is needed
         backend = torch.distributed.get_backend()
         seconds = time.perf_counter() - start
@@ -169,7 +172,7 @@ def try_together(report: Report, world: World, config: Config) -> None:
 
     alone_config = dataclasses.replace(config, batch_size=measurements.share(config, world))
     alone = gather_times(world, measurements.try_steps(alone_config, World(device=world.device)))
-    ranks = collect(world, "rank", {"host": socket.gethostname(), "device": str(world.device), **talks_over(world)})
+    ranks = world.collect({"host": socket.gethostname(), "device": str(world.device), **talks_over(world)})
     usual = statistics.median(times.median for times in alone)
     report.measured["ranks"] = []
     for rank, (about, times) in enumerate(zip(ranks, alone, strict=False)):

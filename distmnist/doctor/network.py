@@ -17,8 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from distmnist.commandline import Parser
+from distmnist import streams
+from distmnist.commandline import Parser, answer, end
 from distmnist.config import UsageError
+from distmnist.failure import print_failure
 
 POLL = 0.5
 """Seconds between two looks at a name or a port."""
@@ -45,8 +47,8 @@ def interfaces() -> dict[str, list[str]]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
         for _, name in socket.if_nameindex():
             try:
-                answer = fcntl.ioctl(asker, SIOCGIFADDR, struct.pack("256s", name.encode()))
-                found[name] = [socket.inet_ntoa(answer[20:24])]
+                reply = fcntl.ioctl(asker, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                found[name] = [socket.inet_ntoa(reply[20:24])]
             except OSError:  # it has none
                 found[name] = []
     table = Path("/proc/net/if_inet6")
@@ -163,7 +165,7 @@ def prepare(endpoint: str, interface: str, wait: float) -> Route:
                 raise
             if str(error) != told:
                 told = str(error)
-                print(f"distmnist: waiting up to {wait:g} s: {told}", file=sys.stderr, flush=True)
+                print_failure(f"waiting up to {wait:g} s: {told}")
         time.sleep(POLL)
 
 
@@ -178,6 +180,10 @@ def meeting_place(host: str, port: int, interface: str) -> Route:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    return answer(lambda: work(arguments))
+
+
+def work(arguments: Sequence[str] | None) -> int:
     parser = Parser(
         prog="distmnist.doctor.network", description="Says how this host meets another.", allow_abbrev=False
     )
@@ -186,15 +192,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--wait", type=float, default=0.0, help="seconds to wait for the name and the port (default: 0)"
     )
-    try:
-        options: argparse.Namespace = parser.parse_args(arguments)
-        mine = prepare(options.endpoint, options.interface, options.wait)
-        print(mine.address, mine.interface, str(mine.is_host).lower())
-    except UsageError as error:
-        print(f"distmnist: {error}", file=sys.stderr)
-        return 2
+    options: argparse.Namespace = parser.parse_args(arguments)
+    mine = prepare(options.endpoint, options.interface, options.wait)
+    streams.say(f"{mine.address} {mine.interface} {str(mine.is_host).lower()}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main)

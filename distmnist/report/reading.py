@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from distmnist import data
+from distmnist.commandline import quoted
 from distmnist.config import UsageError
 from distmnist.data import Dataset
 from distmnist.metrics import CLASSES
 from distmnist.models import MODELS
 from distmnist.report.checked import SHAPES, conform, load
+from distmnist.rundir import noted_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ def read_run(path: Path) -> Run:
     if not (path / "config.json").is_file():
         raise UsageError(f"{path} is no run, study or sweep (no config.json, study.json or sweep.json); name one")
     if not (path / "summary.json").is_file():
-        raise UsageError(f"{path} is not finished; go on with it: --resume --output {path}")
+        raise UsageError(f"{path} is not finished; go on with it: --resume --output {quoted(path)}")
     summary = load(path / "summary.json", "run")
     config = load(path / "config.json")
     conform(config, SHAPES["config"], str(path / "config.json"))
@@ -194,22 +195,13 @@ def refuse_twins(runs: Sequence[Run]) -> None:
 
 
 def result_options() -> set[str]:
-    """The names of the options that change the trained weights."""
+    """The names of the options that change the trained weights; the data apart, which are one set on a page."""
     from distmnist.config import Config
 
-    return {field.name for field in dataclasses.fields(Config) if field.metadata["result"]}
+    return {field.name for field in dataclasses.fields(Config) if field.metadata["result"]} - {"data"}
 
 
 def find_digits(material: Material, data_dir: Path | None) -> Dataset:
-    """The data set that the runs were tested on. UsageError: it is not on this machine, or is another."""
-    name = material.dataset["name"]
-    sample = data.load_sample()
-    if name == sample.name:
-        return sample
-    noted = [Path(str(run.config["given"].get("data_dir", "data"))) for run in material.runs[:1]]
-    places = [data_dir] if data_dir else [Path(os.environ.get("DISTMNIST_DATA") or "data"), *noted]
-    for place in places:
-        if data.find(place) and (dataset := data.load(place)).name == name:
-            return dataset
-    looked = ", ".join(map(str, places))
-    raise UsageError(f"no {name} in {looked}: the page shows its test digits; name their directory with --data-dir")
+    """The data set that the runs were tested on. UsageError: it is not on this machine, or is damaged."""
+    noted = [place for run in material.runs for place in noted_data(run.path)]
+    return data.load_tested(material.dataset["name"], data_dir, noted, "the page shows its test digits")

@@ -3,21 +3,21 @@
 Run: python -m distmnist.study [--repeats 5] [--recipes reference,best] [--jobs N] [--output DIR] [options of training]
 
 Every run is an ordinary one, in DIR/runs/<recipe>-seed<k>. Started again with the same --output, the command keeps
-what is finished and goes on with the rest. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 SIGINT, 143
-SIGTERM.
+what is finished and goes on with the rest. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 129 SIGHUP, 130
+SIGINT, 143 SIGTERM.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from distmnist.commandline import Parser, add_options, answer, check_count, several
+from distmnist.commandline import Parser, add_options, answer, check_count, end, hint, several, to_path
 from distmnist.config import RECIPES, Config, UsageError, resolve
+from distmnist.launcher import refuse_separate_tasks
 
 OWN = ("recipe", "output", "resume", "seed", "virtual_ranks", "timeout")
 """Options of training that a study sets itself, or that one process has no use for."""
@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=to_path,
         default=Path("runs/study"),
         metavar="DIR",
         help="where the study goes, or the one to go on with (default: runs/study)",
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work(arguments: Sequence[str] | None) -> int:
+    refuse_separate_tasks()
     own, given = parse(arguments)
     # torch and scipy: 3 s that a mistyped option need not take
     from distmnist.log import Log
@@ -80,14 +81,18 @@ def work(arguments: Sequence[str] | None) -> int:
     log = Log()
     seeds = range(own.seed, own.seed + own.repeats)
     with pool.open_directory(own.output) as directory:
-        members = {
-            (recipe, seed): pool.Member(
-                directory.path / "runs" / f"{recipe}-seed{seed}", {**given, "recipe": recipe, "seed": seed}
-            )
-            for recipe in own.recipes
-            for seed in seeds
-        }
-        dataset = pool.find_digits(resolve(given).data_dir, members.values(), log)
+
+        def members_of(given: dict[str, Any]) -> dict[tuple[str, int], pool.Member]:
+            return {
+                (recipe, seed): pool.Member(
+                    directory.path / "runs" / f"{recipe}-seed{seed}", {**given, "recipe": recipe, "seed": seed}
+                )
+                for recipe in own.recipes
+                for seed in seeds
+            }
+
+        given, dataset = pool.find_digits(given, list(members_of(given).values()), log)
+        members = members_of(given)
         jobs = pool.share_out(own.jobs, given.get("threads"), resolve(given).device, len(members))
         findings = Findings(dataset, members, given, jobs)
         log.say(
@@ -103,11 +108,15 @@ def work(arguments: Sequence[str] | None) -> int:
                 directory.write_json("study.json", findings.to_json())
         log.say(findings.table())
         if findings.finished:
-            log.say(f"\nnext: python -m distmnist.report {directory.path}")
+            log.say(f"\nnext: {hint('-m', 'distmnist.report', directory.path)}")
             return 0
         log.say(f"\ninterrupted; the same command goes on with {directory.path}")
         return 128 + (signals.fatal or signal.SIGTERM)
 
 
+def command() -> NoReturn:
+    end(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

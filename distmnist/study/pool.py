@@ -19,12 +19,12 @@ from typing import IO, Any
 import torch
 
 from distmnist import data, train
-from distmnist.config import Config, RunError, UsageError, option_flag, resolve, to_json
-from distmnist.distributed import VARIABLES
+from distmnist.config import Config, RunError, UsageError, data_is_chosen, option_flag, resolve, to_json
 from distmnist.job import nets
+from distmnist.launcher import VARIABLES
 from distmnist.log import Log
 from distmnist.machine import die_with_parent, usable_cores
-from distmnist.rundir import RunDirectory
+from distmnist.rundir import RunDirectory, read_config
 from distmnist.signals import Wish
 
 POLL = 0.05
@@ -32,6 +32,10 @@ POLL = 0.05
 
 PATIENCE = 30.0
 """Seconds that a process that was asked to stop has for its snapshot: what torchrun grants."""
+
+
+MEANT_FOR_ALL = {*VARIABLES, "SLURM_STEP_NUM_TASKS"}
+"""Variables that tell of this process and its siblings: its runs are on their own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,23 +46,47 @@ class Member:
     given: dict[str, Any]
 
     def check(self) -> None:
-        """Raises UsageError, naming the option, if the run in `path` has another result: it would be taken for ours."""
-        config = read_json(self.path / "config.json") or {"options": {}}
+        """Raises UsageError, naming the option, if the run in `path` has another result: it would be taken for ours.
+
+        Of the data, see `check_digits`: those that were not chosen are not known yet.
+        """
+        config = self.config()
         for net in nets(self.given):
-            if net not in config["options"]:
+            if not config or net not in config["options"]:
                 continue
             before = Config().result_options() | config["options"][net]
             for name, value in resolve(self.given, net).result_options().items():
-                if value != before[name] and (name, value) != ("amp", "auto"):
+                if value != before[name] and name != "data" and (name, value) != ("amp", "auto"):
                     raise UsageError(
                         f"{option_flag(name)} {value}: the run in {self.path} has {before[name]};"
-                        " keep it or name another --output"
+                        " keep it or choose a different --output"
                     )
 
+    def config(self) -> dict[str, Any] | None:
+        """config.json if the run was begun. Raises UsageError if it cannot be read."""
+        try:
+            return read_config(self.path / "config.json")
+        except FileNotFoundError:
+            return None
+        except UsageError as error:
+            raise UsageError(f"{error}; move {self.path} away to train that run again") from error
+
+    def data(self) -> str | None:
+        """The value of --data with which the run was begun, if it was."""
+        config = self.config()
+        described = config.get("dataset") if config else None
+        return data.option_of(described.get("name")) if isinstance(described, dict) else None
+
     def summary(self) -> dict[str, Any] | None:
-        """summary.json if the run is finished, with all its nets."""
-        summary = read_json(self.path / "summary.json")
-        finished = summary and summary["status"] == "finished" and summary["models"].keys() >= set(nets(self.given))
+        """summary.json if the run is finished, with all its nets. Raises UsageError if it is not of distmnist."""
+        path = self.path / "summary.json"
+        summary = read_json(path)
+        if summary is None:
+            return None
+        shape = {"status": str, "dataset": dict, "models": dict}
+        if not isinstance(summary, dict) or not all(isinstance(summary.get(n), kind) for n, kind in shape.items()):
+            raise UsageError(f"{path} is not of distmnist; move {self.path} away to train that run again")
+        finished = summary["status"] == "finished" and summary["models"].keys() >= set(nets(self.given))
         return summary if finished else None
 
     def check_digits(self, dataset: dict[str, Any]) -> None:
@@ -66,8 +94,8 @@ class Member:
         summary = self.summary()
         if summary and summary["dataset"] != dataset:
             raise UsageError(
-                f"{self.path} was trained on {summary['dataset']['name']}, but --data-dir gives {dataset['name']};"
-                " name the right --data-dir or another --output"
+                f"{self.path} was trained on {summary['dataset'].get('name')}, but the data found are"
+                f" {dataset['name']}; choose the right --data and --data-dir, or a different --output"
             )
 
     def command(self, threads: int) -> list[str]:
@@ -84,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}; delete its directory to train that run again") from error
+        raise UsageError(f"{path} cannot be read: {error}; move its directory away to train that run again") from error
 
 
 @contextlib.contextmanager
@@ -93,26 +121,32 @@ def open_directory(path: Path) -> Iterator[RunDirectory]:
     directory = RunDirectory(path)
     try:
         if directory.holds_run():
-            raise UsageError(f"--output {path} holds a run of distmnist.train; name another")
+            raise UsageError(f"--output {path} holds a run of distmnist.train; choose a different directory")
         yield directory
     finally:
         directory.release()
 
 
-def find_digits(directory: Path, members: Iterable[Member], log: Log) -> dict[str, Any]:
-    """Downloads the digits if need be, before many runs do, and says which they are: see `Dataset.describe`.
+def find_digits(given: dict[str, Any], members: Sequence[Member], log: Log) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Downloads the digits if need be, before many runs do; members that were begun keep the data that they have.
 
-    Raises UsageError for a member that `Member.check` refuses, or that is finished on other digits.
+    given: the options of training that were typed. Returns them with --data, so that every run takes the same, and
+    what the data are: see `Dataset.describe`. Raises UsageError for a member that `Member.check` refuses, or that is
+    finished on other digits.
     """
     for member in members:
         member.check()
-    reason = data.fetch(directory, log.say)
-    dataset = data.load(directory).describe()
+    begun = next((name for member in members if (name := member.data())), None)
+    if begun and not data_is_chosen(given):
+        given = {**given, "data": begun}
+    config, chosen = resolve(given), data_is_chosen(given)
+    reason = data.provide(config.data, config.data_dir, chosen, log.say)
+    dataset = data.load_or_sample(config.data, config.data_dir, chosen).describe()
     for member in members:
         member.check_digits(dataset)
     if reason:
-        log.warn(f"NOT MNIST but the 5,000-digit SAMPLE is trained on, because the download failed: {reason}")
-    return dataset
+        log.warn(data.substituted(config.data_dir, reason))
+    return {**given, "data": data.option_of(dataset["name"])}, dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,10 +232,12 @@ def run(members: Iterable[Member], jobs: Jobs, wishes: Callable[[], Wish]) -> Ge
 
 def start(member: Member, slot: int, jobs: Jobs) -> Running:
     """Out of reach of the terminal's Ctrl-C, which is for the process that runs them all."""
-    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in MEANT_FOR_ALL}
     if jobs.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = jobs.gpus[slot % len(jobs.gpus)]
-    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed once the process has ended
+    # Beside the run, where there is a directory that can be written for certain.
+    member.path.parent.mkdir(parents=True, exist_ok=True)
+    errors = tempfile.TemporaryFile("w+", dir=member.path.parent)  # noqa: SIM115, closed once the process has ended
     process = subprocess.Popen(
         member.command(jobs.threads),
         env=environment,

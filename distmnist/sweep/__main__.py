@@ -4,18 +4,18 @@ Run: python -m distmnist.sweep [--model cnn] [--search star|grid|random|optuna] 
 
 Settings are judged on held-out training digits, by accuracy, spread over the random seeds, and training time. Every run
 is an ordinary one, in DIR/runs. Started again with the same --output, the command keeps what is finished and goes on
-with the rest. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 SIGINT, 143 SIGTERM.
+with the rest. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 129 SIGHUP, 130 SIGINT, 143 SIGTERM.
 """
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from distmnist.commandline import Parser, add_options, answer, check_count
+from distmnist.commandline import Parser, add_options, answer, check_count, end, to_path
 from distmnist.config import TRAINING, Config, UsageError, option_flag, resolve
+from distmnist.launcher import refuse_separate_tasks
 
 SPACE: dict[str, list[Any]] = {
     "lr": [3e-4, 1e-3, 3e-3],
@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=to_path,
         default=Path("runs/sweep"),
         metavar="DIR",
         help="where the sweep goes, or the one to go on with (default: runs/sweep)",
@@ -106,11 +106,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work(arguments: Sequence[str] | None) -> int:
+    refuse_separate_tasks()
     own = parse(arguments)
     from distmnist.sweep import exploration  # imports torch and scipy: 3 s that a mistyped option need not take
 
     return exploration.run(own)
 
 
+def command() -> NoReturn:
+    end(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

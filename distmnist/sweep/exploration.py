@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
+from distmnist.commandline import hint
 from distmnist.config import UsageError, option_flag, resolve
 from distmnist.log import Log
 from distmnist.signals import Signals
@@ -26,7 +27,7 @@ def run(own: argparse.Namespace) -> int:
     with pool.open_directory(own.output) as directory:
         plan = plan_search(own, pool.read_json(own.output / "sweep.json"))
         known = [member for number, setting in enumerate(plan.known) for member in members(own, number, setting)]
-        dataset = pool.find_digits(resolve(own.given).data_dir, known, log)
+        own.given, dataset = pool.find_digits(own.given, known, log)
         count = len(plan.known) if isinstance(plan, search.Listed) else min(own.trials, search.size(own.space))
         jobs = pool.share_out(own.jobs, own.given.get("threads"), resolve(own.given).device, count * own.repeats)
         facts = {"dataset": dataset, "search": own.search, "space": own.space, "val_fraction": held, "jobs": str(jobs)}
@@ -49,7 +50,7 @@ def run(own: argparse.Namespace) -> int:
             save()
         log.say(trials.table())
         if trials.winner:
-            log.say(f"\nnext: python -m distmnist.report {directory.path}")
+            log.say(f"\nnext: {hint('-m', 'distmnist.report', directory.path)}")
             return 0
         log.say(f"\ninterrupted; the same command goes on with {directory.path}")
         return 128 + (signals.fatal or signal.SIGTERM)

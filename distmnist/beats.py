@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import socket
 
 from distmnist.failure import GRACE, Failure, wait_until
 from distmnist.launcher import process_space, process_started
@@ -42,6 +43,11 @@ class Beat:
     def has_ended(self) -> bool:
         """Whether its process is seen to have ended without leaving."""
         return not self.left and self.can_be_seen() and process_started(self.pid) != self.started
+
+
+def first_beat(rank: int) -> Beat:
+    """This process's, before it has made any progress."""
+    return Beat(rank, socket.gethostname(), process_space(), os.getpid(), process_started(os.getpid()))
 
 
 def judge(beats: list[Beat], silent: set[int], still: float) -> Failure | None:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distmnist.beats import Beat, kill
 from distmnist.config import RunError, UsageError
 from distmnist.failure import PeerLost, describe, exit_code, first_line, wait_until
 from distmnist.heartbeat import Heartbeat
@@ -215,12 +216,15 @@ def join(timeout: float) -> Iterator[World]:
         return
     if ranks.local_size == ranks.size:
         ranks = dataclasses.replace(ranks, address=stay_on_this_machine())
+    leader: list[Beat] = []  # rank 0's process, once this one knows it
+    shared = open_store(ranks, timeout)
     store = limited(
-        lambda: meet(open_store(ranks, timeout), ranks.rank, ranks.size, timeout),
-        2 * (timeout + MARGIN),
-        f"the store at {ranks.address}:{ranks.port} does not answer",
+        lambda: meet(shared, ranks.rank, ranks.size, timeout, leader.append),
+        timeout + 2 * MARGIN,
+        lambda: give_up_store(ranks, leader),
     )
-    with Heartbeat(store, ranks.rank, ranks.size, timeout) as heartbeat:
+    host = leader[0] if leader and not agent_hosts_store() else None
+    with Heartbeat(store, ranks.rank, ranks.size, timeout, host) as heartbeat:
         try:
             yield World(ranks.rank, ranks.size, ranks.local_rank, ranks.local_size, store=store, heartbeat=heartbeat)
             leave(store, ranks, heartbeat)
@@ -228,6 +232,14 @@ def join(timeout: float) -> Iterator[World]:
                 dist.destroy_process_group()
         except Exception as error:
             raise heartbeat.report(error) from error
+
+
+def give_up_store(ranks: Ranks, leader: list[Beat]) -> str:
+    """Says who hosts the store that does not answer. Ends rank 0 if it does, is of this machine, and stands still."""
+    if not agent_hosts_store() and leader:
+        kill(leader[0], patience=0.0)
+    host = "torchrun" if agent_hosts_store() else "rank 0"
+    return f"the store at {ranks.address}:{ranks.port}, which {host} hosts, does not answer"
 
 
 def leave(store: dist.Store, ranks: Ranks, heartbeat: Heartbeat) -> None:

@@ -26,7 +26,7 @@ from typing import NoReturn, Self
 import torch.distributed as dist
 
 from distmnist import streams
-from distmnist.beats import Beat, ended, judge, kill
+from distmnist.beats import Beat, ended, first_beat, judge, kill
 from distmnist.config import RunError, UsageError
 from distmnist.failure import (
     GRACE,
@@ -41,7 +41,7 @@ from distmnist.failure import (
     settle,
     wait_until,
 )
-from distmnist.launcher import agent_hosts_store, process_space, process_started
+from distmnist.launcher import agent_hosts_store
 
 INTERVAL = 1.0
 """Seconds between two beats."""
@@ -63,10 +63,17 @@ class Heartbeat:
     process is ended from here.
     """
 
-    def __init__(self, store: dist.Store | None = None, rank: int = 0, size: int = 1, timeout: float = 300.0) -> None:
-        """store: of this attempt alone; timeout: seconds that a rank may go without progress."""
-        self.store, self.rank, self.size, self.timeout = store, rank, size, timeout
-        self.host: Beat | None = None  # of the rank that hosts the store, if another one does
+    def __init__(
+        self,
+        store: dist.Store | None = None,
+        rank: int = 0,
+        size: int = 1,
+        timeout: float = 300.0,
+        host: Beat | None = None,
+    ) -> None:
+        """store: of this attempt alone; timeout: seconds that a rank may go without progress; host: the rank that hosts
+        the store, if another one does."""
+        self.store, self.rank, self.size, self.timeout, self.host = store, rank, size, timeout, host
         self.phase = self.touches = self.exchanges = 0
         self.waits = False
         self.limit, self.task = timeout, ""
@@ -115,7 +122,7 @@ class Heartbeat:
         self.main = threading.get_ident()
         # A client of its own: a wait of the main thread's would hold up the beats.
         self.client = self.store.clone()
-        self.me = Beat(self.rank, socket.gethostname(), process_space(), os.getpid(), process_started(os.getpid()))
+        self.me = first_beat(self.rank)
         self._publish(self.store)
         self.wake, self.signals = socket.socketpair()
         self.signals.setblocking(False)
@@ -195,9 +202,6 @@ class Heartbeat:
 
     def _beat(self) -> None:
         before = (self.phase, self.touches)
-        with contextlib.suppress(dist.DistError):  # the loop finds that out, too
-            if self.rank and not agent_hosts_store() and wait_until(lambda: self.client.check(["beat/0"]), INTERVAL):
-                self.host = Beat(**json.loads(self.client.get("beat/0")))
         while not self.stopped.is_set():
             self._sleep()
             now = (self.phase, self.touches)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from distmnist.beats import Beat, first_beat
 from distmnist.config import RunError, UsageError
 from distmnist.failure import POLL, first_line
 from distmnist.launcher import Ranks, agent_hosts_store, attempt, parent_process
@@ -29,10 +30,10 @@ MARGIN = 2.0
 """Seconds beyond the time-out after which a call that has a time-out of its own counts as blocked."""
 
 
-def limited(work: Callable[[], Any], seconds: float, complaint: str) -> Any:
+def limited(work: Callable[[], Any], seconds: float, complaint: Callable[[], str]) -> Any:
     """work(), in a thread that is left behind if it takes longer: the store's calls may block in C for ever.
 
-    Raises what it raises, and RunError(complaint) after `seconds`.
+    Raises what it raises, and RunError(complaint()) after `seconds`.
     """
     outcome: list[Any] = []
     errors: list[BaseException] = []
@@ -49,7 +50,7 @@ def limited(work: Callable[[], Any], seconds: float, complaint: str) -> Any:
     if errors:
         raise errors[0]
     if not outcome:
-        raise RunError(complaint)
+        raise RunError(complaint())
     return outcome[0]
 
 
@@ -73,7 +74,9 @@ def open_store(ranks: Ranks, timeout: float) -> dist.Store:
         return limited(
             connect,
             timeout + MARGIN,
-            f"another program than torch's store listens at MASTER_ADDR:MASTER_PORT {where}; choose a free port",
+            lambda: (
+                f"another program than torch's store listens at MASTER_ADDR:MASTER_PORT {where}; choose a free port"
+            ),
         )
     except dist.DistError as error:
         if hosts:
@@ -118,8 +121,12 @@ class Member:
         return any(other.agent == self.agent and other.attempt > self.attempt for other in others)
 
 
-def meet(store: dist.Store, rank: int, size: int, timeout: float) -> dist.Store:
+def meet(
+    store: dist.Store, rank: int, size: int, timeout: float, on_leader: Callable[[Beat], None] = lambda leader: None
+) -> dist.Store:
     """Waits for rank 0, and rank 0 for all. Returns a store that only the processes of this attempt know.
+
+    on_leader: called with rank 0's process as soon as the others know it.
 
     Raises RunError after `timeout` seconds, naming the ranks that did not come; UsageError for a process that was
     started with another WORLD_SIZE than rank 0.
@@ -128,7 +135,7 @@ def meet(store: dist.Store, rank: int, size: int, timeout: float) -> dist.Store:
     me = Member(uuid.uuid4().hex, rank, size, parent_process(), attempt())
     store.append("members", json.dumps(dataclasses.asdict(me)) + "\n")
     deadline = time.monotonic() + timeout
-    name = gather_members(store, me, deadline) if rank == 0 else wait_for_leader(store, me, deadline)
+    name = gather_members(store, me, deadline) if rank == 0 else wait_for_leader(store, me, deadline, on_leader)
     return dist.PrefixStore(name, store)
 
 
@@ -137,7 +144,7 @@ def read_members(store: dist.Store) -> list[Member]:
     return [Member(**json.loads(line)) for line in store.get("members").decode().splitlines()]
 
 
-def wait_for_leader(store: dist.Store, me: Member, deadline: float) -> str:
+def wait_for_leader(store: dist.Store, me: Member, deadline: float, on_leader: Callable[[Beat], None]) -> str:
     """Waits until rank 0's list holds this very process, confirms it, and waits for the others to have done so.
 
     Returns the attempt's name.
@@ -150,6 +157,7 @@ def wait_for_leader(store: dist.Store, me: Member, deadline: float) -> str:
             raise UsageError(f"{found['refused'][me.id]}; start all processes alike")
         if found["members"].get(str(me.rank)) != me.id or Member(**found["leader"]).is_older_than([me]):
             continue
+        on_leader(Beat(**found["process"]))
         store.set(f"{found['name']}/here/{me.rank}", "")
         if found["failed"]:
             raise RunError(found["failed"])
@@ -161,7 +169,8 @@ def wait_for_leader(store: dist.Store, me: Member, deadline: float) -> str:
 def gather_members(store: dist.Store, me: Member, deadline: float) -> str:
     """Lists the processes that take part, anew after each that comes, until all have confirmed. Returns the name."""
     name = uuid.uuid4().hex
-    found: dict[str, Any] = {"name": name, "leader": dataclasses.asdict(me), "complete": False, "failed": ""}
+    found: dict[str, Any] = {"name": name, "complete": False, "failed": ""}
+    found |= {"leader": dataclasses.asdict(me), "process": dataclasses.asdict(first_beat(me.rank))}
     missing = set(range(1, me.size))
     strangers: dict[str, str] = {}
 

@@ -30,7 +30,7 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "start-up": (data, "load", 1),
     "set-up: connecting": (distributed.World, "connect", 1),
     "set-up: meeting in shared memory": (shared_memory, "meet_peers", 1),
-    "an agreement": (distributed.World, "_wait", 6),
+    "an agreement": (distributed.World, "agreement", 6),
     "a step": (trainer.Trainer, "_step", 11),
     "evaluation": (trainer, "evaluate", 2),
     "evaluation: adding up": (distributed.World, "sum_", 4),

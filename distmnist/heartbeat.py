@@ -120,10 +120,16 @@ class Heartbeat:
         if self.store is None:
             return self
         self.main = threading.get_ident()
-        # A client of its own: a wait of the main thread's would hold up the beats.
-        self.client = self.store.clone()
-        self.me = first_beat(self.rank)
-        self._publish(self.store)
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._watch_store, self._beat)]
+        self.threads[0].start()  # before the first call that a store which does not answer would block
+        try:
+            # A client of its own: a wait of the main thread's would hold up the beats.
+            self.client = self.store.clone()
+            self.me = first_beat(self.rank)
+            self._publish(self.store)
+        except dist.DistError as error:
+            self.stopped.set()
+            raise RunError(self._without_store(error).text) from error
         self.wake, self.signals = socket.socketpair()
         self.signals.setblocking(False)
         self.wakeup = None
@@ -131,9 +137,7 @@ class Heartbeat:
             # The interpreter writes a signal's number there at once, even while the main thread waits in C, where it
             # cannot run the signal's handler.
             self.wakeup = signal.set_wakeup_fd(self.signals.fileno(), warn_on_full_buffer=False)
-        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._beat, self._watch_store)]
-        for thread in self.threads:
-            thread.start()
+        self.threads[1].start()
         return self
 
     def __exit__(
@@ -311,9 +315,9 @@ class Heartbeat:
             seen = self.exchanges
             # The thread that deals with a failure may be blocked as well, but is given the time to deal with it.
             if blocked >= self.timeout + EARLY + ENDING * self.ending.locked():
-                if self.host:
-                    kill(self.host, patience=0.0)
                 print_once_a_machine(f"{self._store_name()} has not answered for {blocked:.0f} s")
+                if self.host:  # last: torch writes much about a store that is lost
+                    kill(self.host, patience=0.0)
                 os._exit(1)
 
     def _store_name(self) -> str:

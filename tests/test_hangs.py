@@ -15,6 +15,7 @@ from ranks import end_processes
 
 from benchmarks.faults import FAIL, FREEZE, HANG, HANG_IN_C, MOMENTS, Fault, strike
 from distmnist import data, job, rendezvous, shared_memory, train
+from distmnist.heartbeat import Heartbeat
 
 SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--threads=1", "--timeout=4", "--output=run")
 
@@ -161,6 +162,31 @@ def test_work_that_takes_longer_than_its_own_limit_is_named(outcome):
     assert all(one.code for one in ended)
     (line,) = [line for one in ended for line in one.err]
     assert re.search("^distmnist: rank 0 on .* has not finished downloading the data set within 6 s$", line), line
+
+
+def stop_rank_0_before_the_others_watch(folder: Path) -> int:
+    """The command; rank 0, which hosts the store, is stopped once all have met and before another one beats."""
+    prepare(folder)
+    enter = Heartbeat.__enter__
+
+    def stop_or_dawdle(heartbeat: Heartbeat) -> Heartbeat:
+        if heartbeat.rank == 0:
+            enter(heartbeat)
+            time.sleep(1)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(3)
+        return enter(heartbeat)
+
+    Heartbeat.__enter__ = stop_or_dawdle
+    return train.main([*SMALL])
+
+
+def test_a_rank_0_that_is_stopped_before_the_others_watch_it_is_named_and_ended(tmp_path):
+    """Apart from the others: it is told once a machine."""
+    ended = end_processes(stop_rank_0_before_the_others_watch, 2, tmp_path, torchrun=False)
+    assert [one.code for one in ended] == [-signal.SIGKILL, 1]
+    (line,) = [line for one in ended for line in one.err]
+    assert "which rank 0 hosts, has not answered for" in line
 
 
 def run_long(folder: Path) -> int:

@@ -311,7 +311,7 @@ OFF_CENTRE = 1.0
 """Pixels. MNIST's digits have their centre of mass within 0.5 of CENTRE, each and every one of the 70,000."""
 BLANK, SEVERAL = "blank: no ink found", "several blobs: the largest was read"
 DOUBTFUL = "doubtful: the net is not sure of it when the image is moved by a pixel"
-DOUBT = 0.6
+DOUBT = 0.7
 """Mean probability of the answer, over the image as it is and moved by a pixel in four directions, below which it is
 doubtful. In development this left half as many silent errors as a limit of 0.5 on the probability alone."""
 

@@ -313,7 +313,7 @@ BLANK, SEVERAL = "blank: no ink found", "several blobs: the largest was read"
 DOUBTFUL = "doubtful: the net is not sure of it when the image is moved by a pixel"
 DOUBT = 0.7
 """Mean probability of the answer, over the image as it is and moved by a pixel in four directions, below which it is
-doubtful. In development this left half as many silent errors as a limit of 0.5 on the probability alone."""
+doubtful. Chosen on development seeds of benchmarks/pictures.py: more would warn of many right answers (2 % at 0.8)."""
 
 
 def open_image(source: "str | os.PathLike[str] | bytes | Image") -> "Image":

@@ -164,7 +164,7 @@ def test_an_answer_that_a_pixels_move_makes_unsure_carries_a_warning(predictor: 
         mean = predictor.predict(moved)[:, reading.digit].mean()
         assert (predict.DOUBTFUL in reading.warnings) == (mean < predict.DOUBT)
         assert reading.probability == pytest.approx(float(predictor.predict(image[None]).max()), abs=1e-6)
-    assert sum(bool(reading.warnings) for reading in readings) > 10
+    assert sum(bool(reading.warnings) for reading in readings) >= 3
     alone = predictor.readings(list(images[:200]), [[]] * 200)
     right = [reading for reading, label in zip(alone, labels, strict=False) if reading.digit == label]
     assert sum(bool(reading.warnings) for reading in right) <= 0.1 * len(right)

@@ -1,7 +1,7 @@
 """How many digits export/predict.py still reads when they are photographed, drawn or saved in each of many styles.
 
-    python -m benchmarks.pictures runs/a --data-dir DIR [--seeds 0 1] [--style NAME ...]        from a clone
-    python -m benchmarks.pictures runs/a --data-dir DIR --held-back
+    python -m benchmarks.pictures runs/a --data-dir DIR [--seeds 0 1] [--style NAME ...]     from a clone
+    python -m benchmarks.pictures runs/a --data-dir DIR --held-back [--jobs 2]
 
 runs/a is an exported run, its export folder, or a file <model>.pixels.onnx. For each seed, 100 test digits of MNIST are
 drawn from those that the net reads right as they are, and each style of tests/export_styles.py makes a picture of each.
@@ -13,7 +13,9 @@ import dataclasses
 import sys
 import zlib
 from collections.abc import Iterator
+from multiprocessing import Queue, get_context
 from pathlib import Path
+from queue import Empty
 
 import numpy as np
 
@@ -23,10 +25,11 @@ from export.predict import PredictError, Predictor
 from tests.export_styles import STYLES, Style
 
 DIGITS = 100
-DEVELOPMENT = range(0, 1000)
+DEVELOPMENT = range(0, 2001)
 """Seeds to work with."""
-HELD_BACK = range(1000, 1003)
-"""Seeds of the final test. Not to be used while the preparation or the styles are being changed."""
+HELD_BACK = range(2001, 2002)
+"""Of the final test: not to be used while the preparation or the styles are being changed. Once a result has led to a
+change, the next seeds are held back (1000, 1001 and 2000 were before)."""
 
 KEPT, SHARE_OF_STYLES, SILENT, WARNED = 95, 0.9, 1, 0.02
 """Acceptance: of 100, right answers to be kept by this share of the styles; silent errors allowed to a style; and the
@@ -73,19 +76,49 @@ def chosen(right: np.ndarray, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(np.flatnonzero(right), DIGITS, replace=False))
 
 
+class Meter:
+    """The net and, for each seed, the digits that it reads right as they are: one in each process that measures."""
+
+    def __init__(self, model: Path, data_dir: Path, seeds: list[int]) -> None:
+        test = load("mnist", data_dir).test
+        images, labels = test.images.numpy(), test.labels.numpy()
+        self.predictor = Predictor(model, threads=1)
+        said = np.concatenate([self.predictor.predict(part).argmax(1) for part in np.array_split(images, 20)])
+        indices = {seed: chosen(said == labels, seed) for seed in seeds}
+        self.digits = {seed: (images[index], labels[index]) for seed, index in indices.items()}
+
+    def __call__(self, style: Style) -> list[Tally]:
+        """A tally a seed."""
+        return [measure(self.predictor, *digits, style, seed) for seed, digits in self.digits.items()]
+
+
+def share(
+    model: Path, data_dir: Path, styles: list[Style], seeds: list[int], results: Queue, job: int, jobs: int
+) -> None:
+    """One process's part: every `jobs`-th style, each put into `results` as (name, tallies)."""
+    meter = Meter(model, data_dir, seeds)
+    for style in styles[job::jobs]:
+        results.put((style.__name__, meter(style)))
+
+
 def run(
-    predictor: Predictor, data_dir: Path, styles: list[Style], seeds: list[int]
+    model: Path, data_dir: Path, styles: list[Style], seeds: list[int], jobs: int
 ) -> Iterator[tuple[str, list[Tally]]]:
-    """(style, a tally a seed), style after style."""
-    test = load("mnist", data_dir).test
-    images, labels = test.images.numpy(), test.labels.numpy()
-    right = np.concatenate([predictor.predict(part).argmax(1) for part in np.array_split(images, 20)]) == labels
-    for style in styles:
-        tallies = []
-        for seed in seeds:
-            index = chosen(right, seed)
-            tallies.append(measure(predictor, images[index], labels[index], style, seed))
-        yield style.__name__, tallies
+    """(style, a tally a seed) as they are measured. Raises SystemExit if a process fails."""
+    context = get_context("spawn")
+    results = context.Queue()
+    arguments = (model, data_dir, styles, seeds, results)
+    processes = [context.Process(target=share, args=(*arguments, job, jobs), daemon=True) for job in range(jobs)]
+    for process in processes:
+        process.start()
+    for _ in styles:
+        while True:
+            try:
+                yield results.get(timeout=5)
+                break
+            except Empty:
+                if any(process.exitcode for process in processes):
+                    raise SystemExit("a measuring process failed") from None
 
 
 def verdict(results: dict[str, list[Tally]]) -> tuple[list[str], bool]:
@@ -120,6 +153,7 @@ def main() -> int:
     parser.add_argument("model", type=Path, help="an exported run, its export folder, or <model>.pixels.onnx")
     parser.add_argument("--data-dir", type=Path, required=True, help="where MNIST/raw is")
     parser.add_argument("--style", nargs="+", choices=known, metavar="NAME", default=[*known], help="default: all")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that measure (default: 1)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--seeds", type=int, nargs="+", metavar="S", default=[0], help="of development (default: 0)")
     which.add_argument("--held-back", action="store_true", help="the final test, on seeds not used in the work")
@@ -128,11 +162,12 @@ def main() -> int:
         parser.error(f"--seeds must be {DEVELOPMENT[0]} to {DEVELOPMENT[-1]}; --held-back takes the others")
     seeds = list(HELD_BACK) if given.held_back else given.seeds
     print(describe(setting("benchmarks.pictures", "onnxruntime", "pillow")), end="\n\n")
-    predictor = Predictor(find_model(given.model), threads=1)
+    styles = [known[name] for name in given.style]
     results: dict[str, list[Tally]] = {}
-    for name, tallies in run(predictor, given.data_dir, [known[name] for name in given.style], seeds):
+    for name, tallies in run(find_model(given.model), given.data_dir, styles, seeds, given.jobs):
         results[name] = tallies
         print(f"{name}: {', '.join(str(tally.right) for tally in tallies)}", file=sys.stderr)
+    results = {style.__name__: results[style.__name__] for style in styles}
     rows = [
         [
             name,

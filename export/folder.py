@@ -12,11 +12,15 @@ SCHEMA = 1
 
 
 def digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """Name -> SHA-256 and size of every file but the manifest; what Python leaves behind beside predict.py apart."""
+    """Name -> SHA-256 and size of every file but the manifest, what Python leaves beside predict.py, and hidden files.
+
+    File managers leave hidden ones wherever they look: .DS_Store, ._cnn.onnx.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != MANIFEST and "__pycache__" not in path.parts:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and name != MANIFEST and "__pycache__" not in path.parts and not hidden:
             with path.open("rb") as file:
                 found[name] = {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
     return found

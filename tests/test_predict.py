@@ -190,9 +190,9 @@ def gif() -> bytes:
         (gif(), "is not a PNG or JPEG image"),
         (png(Image.effect_noise((200, 200), 90))[:5000], "is damaged"),
         (jpeg(Image.effect_noise((200, 200), 90))[:3000], "is damaged"),
-        (huge(), "has more than 50,000,000 pixels"),
+        (huge(), "has more than 64,000,000 pixels"),
         (animated(), "is animated (3 frames)"),
-        (png(Image.new("1", (8000, 7000))), "the limit is 50,000,000"),
+        (png(Image.new("1", (9000, 8000))), "the limit is 64,000,000"),
     ],
 )
 def test_a_hostile_image_is_one_line_and_does_not_stop_the_others(

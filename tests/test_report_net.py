@@ -73,13 +73,13 @@ def drawings() -> list[np.ndarray]:
     return sheets
 
 
-def test_a_drawing_becomes_the_pixels_that_predict_makes_of_it():
+def test_a_drawing_becomes_the_pixels_that_predict_makes_of_it() -> None:
     sheets = drawings()
     answer = ask(rasters=sheets)
     assert answer["working"] == predict.WORKING
     kinds = set()
     for sheet, prepared in zip(sheets, answer["prepared"], strict=True):
-        pixels, remarks = predict.prepare(Image.fromarray(sheet))
+        pixels, remarks = predict.from_drawing(sheet.astype(np.float32) / 255)
         here = np.array(prepared["pixels"]).reshape(28, 28)
         assert np.abs(here - pixels).max() <= 1
         told = [
@@ -89,6 +89,22 @@ def test_a_drawing_becomes_the_pixels_that_predict_makes_of_it():
         assert [remark for remark in told if remark] == remarks
         kinds.add(tuple(remarks))
     assert len(kinds) == 3  # whole, blank and several: all are among the drawings
+
+
+def test_predict_takes_a_file_of_such_a_drawing_as_a_drawing() -> None:
+    """Digits and strokes of the page's pen, 13 of 160 pixels wide: saved and given to predict, the same pixels."""
+    draw = np.random.default_rng(1)
+    for sheet in drawings()[4:28]:
+        pixels, remarks = predict.prepare(Image.fromarray(sheet))
+        expected, told = predict.from_drawing(sheet.astype(np.float32) / 255)
+        assert (pixels == expected).all()
+        assert remarks == told
+    for _ in range(12):
+        page = Image.new("L", (160, 160))
+        points = [tuple(point) for point in draw.integers(10, 150, (4, 2)).tolist()]
+        ImageDraw.Draw(page).line(points, fill=255, width=13, joint="curve")
+        pixels, _ = predict.prepare(page)
+        assert (pixels == predict.from_drawing(np.asarray(page, np.float32) / 255)[0]).all()
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

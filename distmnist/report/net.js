@@ -51,57 +51,25 @@ function dilated(plane, reach) {
   });
 }
 
-function eroded(plane, reach) {
-  return dilated(plane.map((v) => -v), reach).map((v) => -v);
-}
-
-/** The mean within `reach` pixels, the image being continued by its border. */
-function blurred(plane, reach) {
-  const size = 2 * reach + 1, sums = new Float64Array(WORKING + size + 1);
-  return alongBoth(plane, (input, output) => {
-    for (let i = 0; i < WORKING + size; i++)
-      sums[i + 1] = sums[i] + input[Math.min(Math.max(i - reach - 1, 0), WORKING - 1)];
-    for (let i = 0; i < WORKING; i++) output[i] = (sums[i + size + 1] - sums[i + 1]) / size;
-  });
-}
-
-/** By how much each pixel differs from the paper around it, 0 for paper. */
-function inkDepth(raster) {
-  const plane = blurred(Float32Array.from(raster), 1), around = blurred(plane, WORKING >> 2);
-  const reach = Math.floor(WORKING / 6);
-  let lean = 0;
-  for (let i = 0; i < plane.length; i++) lean += f32(plane[i] - around[i]) ** 3;
-  let depth;
-  if (lean < 0) {
-    const paper = eroded(dilated(plane, reach), reach);
-    depth = plane.map((v, i) => f32(paper[i] - v) / Math.max(paper[i], 32));
-  } else {
-    const paper = dilated(eroded(plane, reach), reach);
-    depth = plane.map((v, i) => f32(v - paper[i]) / 255);
-  }
-  const median = percentile(depth, 50);
-  return depth.map((v) => Math.sqrt(f32(Math.max(f32(v - median), 0) ** 2)));
-}
-
-/** The connected pieces of `mask` that hold a seed, corners touching; the first 30. Masks: Uint8Array, 0 or 1. */
-function connected(mask, seeds) {
-  const left = mask.map((v, i) => v & seeds[i]), pieces = [];
-  for (let start = 0; start < left.length && pieces.length < 30; start++) {
+/** The connected pieces of a mask, corners touching. Masks: Uint8Array, 0 or 1. */
+function connected(mask) {
+  const left = mask.slice(), pieces = [];
+  for (let start = 0; start < left.length; start++) {
     if (!left[start]) continue;
     const piece = new Uint8Array(mask.length), queue = [start];
     piece[start] = 1;
+    left[start] = 0;
     while (queue.length) {
       const at = queue.pop(), row = Math.floor(at / WORKING), column = at % WORKING;
       for (let r = Math.max(row - 1, 0); r <= Math.min(row + 1, WORKING - 1); r++)
         for (let c = Math.max(column - 1, 0); c <= Math.min(column + 1, WORKING - 1); c++) {
           const near = r * WORKING + c;
-          if (mask[near] && !piece[near]) {
-            piece[near] = 1;
-            queue.push(near);
-          }
+          if (!left[near]) continue;
+          left[near] = 0;
+          piece[near] = 1;
+          queue.push(near);
         }
     }
-    for (let i = 0; i < left.length; i++) left[i] &= 1 - piece[i];
     pieces.push(piece);
   }
   return pieces;
@@ -125,31 +93,12 @@ function box(mask, columns) {
   return [top, bottom, left, right];
 }
 
-function touchesBorder(mask) {
-  const [top, bottom, left, right] = box(mask, WORKING);
-  return top === 0 || left === 0 || bottom === WORKING || right === WORKING;
-}
-
-/** The largest connected piece of ink with what lies close to it, and whether there are others; null: no ink. */
-function findBlob(depth) {
-  const peak = depth.reduce((a, b) => Math.max(a, b), 0), noise = 4 * percentile(depth, 60);
-  if (peak < 0.08 || peak < 5 * noise) return null;
-  const weakest = f32(Math.max(0.25 * peak, 3 * noise)), strongest = f32(0.5 * peak);
-  const weak = Uint8Array.from(depth, (v) => v > weakest), strong = Uint8Array.from(depth, (v) => v > strongest);
-  let pieces = connected(weak, strong), main = largest(pieces);
-  const inside = pieces.filter((piece) => !touchesBorder(piece));
-  if (inside.length && count(largest(inside)) > 0.15 * count(main)) {
-    pieces = inside;
-    main = largest(inside);
-  }
-  const [top, bottom, left, right] = box(main, WORKING);
-  const near = Math.max(1, Math.round(0.08 * Math.max(bottom - top, right - left)));
-  const everything = new Uint8Array(depth.length);
-  for (const piece of pieces) piece.forEach((v, i) => (everything[i] |= v));
-  const groups = connected(grown(everything, near), everything)
-    .map((group) => group.map((v, i) => v & everything[i]))
-    .sort((a, b) => count(b) - count(a));
-  return { mask: groups[0], several: groups.length > 1 && count(groups[1]) > 0.15 * count(groups[0]) };
+/** The largest piece with what of the mask lies within 16 % of its size, or of each other. */
+function withWhatIsNear(piece, mask) {
+  const [top, bottom, left, right] = box(piece, WORKING);
+  const near = Math.max(1, Math.round(0.08 * Math.max(bottom - top, right - left))), at = piece.indexOf(1);
+  const group = connected(grown(mask, near)).find((other) => other[at]);
+  return mask.map((v, i) => v & group[i]);
 }
 
 /** Cubic convolution with a = -0.5, Pillow's BICUBIC. */
@@ -209,10 +158,15 @@ function centred(pixels, rows, columns) {
   return out;
 }
 
-/** A drawing, 160 x 160 values of 0 to 255 -> {pixels: Uint8Array of 28 x 28, blank, several}. */
+/** A drawing, 160 x 160 values of 0 to 255 -> {pixels: Uint8Array of 28 x 28, blank, several}: `from_drawing` there. */
 function prepare(raster) {
-  const depth = inkDepth(raster), found = findBlob(depth);
-  if (!found) return { pixels: new Uint8Array(SIDE * SIDE), blank: true, several: false };
+  const depth = Float32Array.from(raster, (v) => v / 255);
+  const peak = depth.reduce((a, b) => Math.max(a, b)), least = depth.reduce((a, b) => Math.min(a, b));
+  if (peak < 0.06 || least > 0.1 * peak) return { pixels: new Uint8Array(SIDE * SIDE), blank: true, several: false };
+  const weakest = f32(0.25 * peak), mask = Uint8Array.from(depth, (v) => v > weakest);
+  const pieces = connected(mask), digit = withWhatIsNear(largest(pieces), mask);
+  const rest = pieces.filter((piece) => piece.every((v, i) => !v || !digit[i])).map(count);
+  const found = { mask: digit, several: Math.max(0, ...rest) > 0.15 * count(digit) };
   const full = percentile(depth.filter((_, i) => found.mask[i]), 75), near = grown(found.mask, 1);
   const ink = depth.map((v, i) => Math.min(Math.max(f32(f32(f32(v / full) - f32(0.1)) / f32(0.8)), 0), 1) * near[i]);
   const [top, bottom, left, right] = box(ink.map((v) => v > f32(0.2)), WORKING);

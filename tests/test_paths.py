@@ -98,7 +98,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("setuptools", "77", reason="builds a wheel")
     folder = tmp_path_factory.mktemp("installed")
     clone = folder / "clone"
-    hidden = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info", "data", "runs")
+    hidden = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info")
     for name in ("distmnist", "export"):
         shutil.copytree(ROOT / name, clone / name, ignore=hidden)
     for name in ("pyproject.toml", "README.md", "LICENSE"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from distmnist import checkpoint
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 
 
 def damage(content: bytes, dice: random.Random) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 
 VERSION = 1
 MAGIC = b"distmnist-sha256"

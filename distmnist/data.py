@@ -19,7 +19,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from distmnist import idx
-from distmnist.config import UsageError, expand
+from distmnist.config import expand
+from distmnist.errors import UsageError
 from distmnist.seeds import generator
 
 MEAN, STD = 0.1307, 0.3081

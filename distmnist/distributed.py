@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distmnist.beats import Beat, kill
-from distmnist.config import RunError, UsageError
+from distmnist.errors import RunError, UsageError
 from distmnist.failure import PeerLost, describe, exit_code, first_line, wait_until
 from distmnist.heartbeat import Heartbeat
 from distmnist.launcher import Ranks, agent_hosts_store, attempt, from_environment, parent_process

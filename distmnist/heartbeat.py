@@ -27,7 +27,7 @@ import torch.distributed as dist
 
 from distmnist import streams
 from distmnist.beats import Beat, ended, first_beat, judge, kill
-from distmnist.config import RunError, UsageError
+from distmnist.errors import RunError, UsageError
 from distmnist.failure import (
     GRACE,
     Failure,

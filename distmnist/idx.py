@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 
 FILES = {
     "train-images-idx3-ubyte": ((60_000, 28, 28), "6bbc9ace898e44ae57da46a324031adb"),

@@ -11,9 +11,10 @@ import torch
 
 from distmnist import __version__, data, plots, summary
 from distmnist.commandline import hint, quoted
-from distmnist.config import Config, UsageError, data_is_chosen, from_json, option_flag, resolve, to_json
+from distmnist.config import Config, data_is_chosen, from_json, option_flag, resolve, to_json
 from distmnist.data import Dataset
 from distmnist.distributed import World, choose_device, join
+from distmnist.errors import UsageError
 from distmnist.launcher import this_process
 from distmnist.log import Log, Silence
 from distmnist.machine import (

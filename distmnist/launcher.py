@@ -5,7 +5,7 @@ import os
 import socket
 from pathlib import Path
 
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets, and what a launcher of one's own has to set."""

@@ -21,7 +21,7 @@ from typing import Any
 import torch.distributed as dist
 
 from distmnist.beats import Beat, first_beat
-from distmnist.config import RunError, UsageError
+from distmnist.errors import RunError, UsageError
 from distmnist.failure import POLL, first_line
 from distmnist.launcher import Ranks, agent_hosts_store, attempt, parent_process
 from distmnist.machine import loopback

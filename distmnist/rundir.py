@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from distmnist import __version__, checkpoint
 from distmnist.checkpoint import write_atomically
-from distmnist.config import RunError, UsageError
+from distmnist.errors import RunError, UsageError
 
 RUNS, LATEST = Path("runs"), "latest"
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from distmnist import checkpoint
-from distmnist.config import ACTIVATIONS, UsageError
+from distmnist.config import ACTIVATIONS
+from distmnist.errors import UsageError
 from distmnist.models import MODELS, build_model
 
 MAX_BYTES = 512 * 2**20

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from distmnist.augment import draw_maps, warp
 from distmnist.checkpoint import weights_sha256
-from distmnist.config import Config, RunError
+from distmnist.config import Config
 from distmnist.data import Dataset, hold_out
 from distmnist.distributed import World
+from distmnist.errors import RunError
 from distmnist.layout import lay_out
 from distmnist.loader import Shard, load
 from distmnist.log import Log, Silence

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from distmnist import streams
 from distmnist.commandline import Parser, answer, end, to_path
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 from distmnist.failure import print_failure
 from distmnist.launcher import refuse_separate_tasks
 

@@ -13,8 +13,8 @@ import torch
 from distmnist import __version__, data, source
 from distmnist.checkpoint import weights_sha256, write_atomically
 from distmnist.commandline import hint
-from distmnist.config import UsageError
 from distmnist.data import Dataset
+from distmnist.errors import UsageError
 from distmnist.rundir import newer_than_latest, noted_data
 from distmnist.source import Trained
 from distmnist.streams import say, warn

@@ -13,7 +13,7 @@ import torch
 
 from distmnist import checkpoint, rundir
 from distmnist.checkpoint import MAGIC, SnapshotError, from_bytes, load, load_newest, save, to_bytes, weights_sha256
-from distmnist.config import RunError
+from distmnist.errors import RunError
 from distmnist.rundir import RunDirectory
 
 

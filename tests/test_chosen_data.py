@@ -10,7 +10,7 @@ from digits import put
 from one_run import SMALL, refusal
 
 from distmnist import data, rundir, train
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 from distmnist.study import pool
 
 STEPS = (*SMALL, "--max-steps=2", "--output=a")

@@ -14,7 +14,8 @@ import torch
 
 from distmnist import config, train
 from distmnist.commandline import parse
-from distmnist.config import ACTIVATIONS, Config, UsageError, from_json, option_flag, resolve, to_json, value_type
+from distmnist.config import ACTIVATIONS, Config, from_json, option_flag, resolve, to_json, value_type
+from distmnist.errors import UsageError
 from distmnist.optim import build_optimizer, learning_rate
 
 FIELDS = dataclasses.fields(Config)

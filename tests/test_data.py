@@ -9,7 +9,7 @@ import torch
 from digits import idx_bytes, put, random_digits
 
 from distmnist import data, idx
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from ranks import end_processes, run_processes, run_ranks
 
-from distmnist.config import RunError, UsageError
 from distmnist.distributed import World, choose_device, join
+from distmnist.errors import RunError, UsageError
 from distmnist.launcher import VARIABLES
 
 

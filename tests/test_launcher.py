@@ -11,9 +11,9 @@ from ranks import end_processes, free_port
 
 from distmnist import data, train
 from distmnist.commandline import answer
-from distmnist.config import UsageError
 from distmnist.distributed import join
 from distmnist.doctor import __main__ as doctor
+from distmnist.errors import UsageError
 from distmnist.failure import describe
 from distmnist.launcher import name_process, parent_process, process_started
 from distmnist.report import __main__ as report

@@ -5,8 +5,9 @@ import torch
 from digits import random_digits
 from torch.nn import functional
 
-from distmnist.config import ACTIVATIONS, UsageError
+from distmnist.config import ACTIVATIONS
 from distmnist.data import normalise
+from distmnist.errors import UsageError
 from distmnist.models import CNN, MODELS, FullyConnectedNN, build_model
 
 PUBLISHED = {

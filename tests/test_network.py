@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from distmnist.config import UsageError
 from distmnist.doctor import network
+from distmnist.errors import UsageError
 
 INTERFACES = {"lo": ["127.0.0.1"], "docker0": ["172.17.0.1"], "eth0": ["10.0.0.5"], "eth1": ["10.1.0.5"]}
 

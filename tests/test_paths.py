@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from distmnist import commandline, train
-from distmnist.config import Config, UsageError, from_json
+from distmnist.config import Config, from_json
 from distmnist.doctor import __main__ as doctor
+from distmnist.errors import UsageError
 from distmnist.report import __main__ as report
 from distmnist.study import __main__ as study
 from distmnist.sweep import __main__ as sweep

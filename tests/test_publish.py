@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 from export import folder, publish
 
 OLD, NEW = {"cnn.onnx": b"old", "mlp/0.pb": b"old", "mlp.onnx": b"old"}, {"mlp.onnx": b"new", "mlp/1.pb": b"new"}

@@ -15,7 +15,7 @@ import torch
 from made_up import change, made_up, study, sweep
 
 from distmnist import checkpoint, data
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 from distmnist.report import answers, comparison, reading
 from distmnist.report import page as pages
 from distmnist.report.__main__ import main

@@ -9,8 +9,8 @@ import torch
 from ranks import run_ranks
 
 from distmnist import reducer, shared_memory
-from distmnist.config import RunError
 from distmnist.distributed import World
+from distmnist.errors import RunError
 from distmnist.models import build_model
 from distmnist.shared_memory import share_memory
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 from distmnist.study.significance import (
     Answers,
     Interval,

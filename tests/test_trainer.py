@@ -14,9 +14,10 @@ from torch import nn
 
 from distmnist import record, trainer
 from distmnist.checkpoint import weights_sha256
-from distmnist.config import Config, RunError
+from distmnist.config import Config
 from distmnist.data import hold_out
 from distmnist.distributed import World
+from distmnist.errors import RunError
 from distmnist.metrics import evaluate
 from distmnist.models import MODELS, build_model
 from distmnist.optim import learning_rate

@@ -9,8 +9,9 @@ from ranks import run_ranks
 from torch import nn
 
 from distmnist import trainer
-from distmnist.config import Config, RunError
+from distmnist.config import Config
 from distmnist.distributed import World
+from distmnist.errors import RunError
 from distmnist.models import MODELS
 from distmnist.signals import Wish
 from distmnist.trainer import fit

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 
 from distmnist import data
-from distmnist.config import Config, UsageError
+from distmnist.config import Config
 from distmnist.distributed import World, choose_device
 from distmnist.doctor import network
+from distmnist.errors import UsageError
 from distmnist.machine import default_processes, default_threads, processor, usable_cores
 from distmnist.precision import choose_amp
 from distmnist.rundir import RUNS, versions

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from distmnist import streams
 from distmnist.commandline import Parser, answer, end
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 from distmnist.failure import print_failure
 
 POLL = 0.5

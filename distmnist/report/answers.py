@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 from distmnist import source
-from distmnist.config import UsageError
 from distmnist.data import Digits
+from distmnist.errors import UsageError
 from distmnist.metrics import BATCH, CLASSES
 from distmnist.report.reading import Material, Net
 from distmnist.source import Trained

@@ -14,8 +14,8 @@ from torch import nn
 
 from distmnist import __version__, plots
 from distmnist.checkpoint import write_atomically
-from distmnist.config import RunError, UsageError
 from distmnist.data import MEAN, STD, Digits, normalise
+from distmnist.errors import RunError, UsageError
 from distmnist.models import CNN, FullyConnectedNN
 from distmnist.report import answers, comparison, reading
 from distmnist.report.answers import Shown

@@ -11,8 +11,8 @@ import numpy as np
 
 from distmnist import data
 from distmnist.commandline import quoted
-from distmnist.config import UsageError
 from distmnist.data import Dataset
+from distmnist.errors import UsageError
 from distmnist.metrics import CLASSES
 from distmnist.models import MODELS
 from distmnist.report.checked import SHAPES, conform, load

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distmnist.commandline import Parser, add_options, answer, check_count, end, hint, several, to_path
-from distmnist.config import RECIPES, Config, UsageError, resolve
+from distmnist.config import RECIPES, Config, resolve
+from distmnist.errors import UsageError
 from distmnist.launcher import refuse_separate_tasks
 
 OWN = ("recipe", "output", "resume", "seed", "virtual_ranks", "timeout")

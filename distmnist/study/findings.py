@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 from distmnist.job import nets
 from distmnist.study import claims
 from distmnist.study.pool import Jobs, Member

@@ -19,7 +19,8 @@ from typing import IO, Any
 import torch
 
 from distmnist import data, train
-from distmnist.config import Config, RunError, UsageError, data_is_chosen, option_flag, resolve, to_json
+from distmnist.config import Config, data_is_chosen, option_flag, resolve, to_json
+from distmnist.errors import RunError, UsageError
 from distmnist.job import nets
 from distmnist.launcher import VARIABLES
 from distmnist.log import Log

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distmnist import rundir
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 
 try:
     import scipy

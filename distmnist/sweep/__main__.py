@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distmnist.commandline import Parser, add_options, answer, check_count, end, to_path
-from distmnist.config import TRAINING, Config, UsageError, option_flag, resolve
+from distmnist.config import TRAINING, Config, option_flag, resolve
+from distmnist.errors import UsageError
 from distmnist.launcher import refuse_separate_tasks
 
 SPACE: dict[str, list[Any]] = {

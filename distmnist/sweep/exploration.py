@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from distmnist.commandline import hint
-from distmnist.config import UsageError, option_flag, resolve
+from distmnist.config import option_flag, resolve
+from distmnist.errors import UsageError
 from distmnist.log import Log
 from distmnist.signals import Signals
 from distmnist.study import pool

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from distmnist.config import RunError, option_flag
+from distmnist.config import option_flag
+from distmnist.errors import RunError
 from distmnist.study import claims
 from distmnist.study.pool import Member
 from distmnist.study.significance import spread, versions

@@ -20,8 +20,8 @@ import torch
 from benchmarks.limits import gemm_peaks
 from benchmarks.peers import ours
 from benchmarks.peers.case import Case, cut, remainder
-from distmnist import data
-from distmnist.data import Dataset
+from distmnist.data import datasets
+from distmnist.data.datasets import Dataset
 from distmnist.distributed import World, join
 from distmnist.metrics import evaluate
 from distmnist.models import build_model
@@ -93,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not get between the answers
-    dataset = data.load("mnist", arguments.data_dir)
+    dataset = datasets.load("mnist", arguments.data_dir)
     with join(timeout=600) as world:
         world.connect()
         if world.is_main:

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from distmnist import checkpoint, data, distributed, job, shared_memory, train, trainer
-from distmnist.data import Dataset, Digits
+from distmnist import checkpoint, distributed, job, shared_memory, train, trainer
+from distmnist.data import datasets
+from distmnist.data.datasets import Dataset, Digits
 
 TRAIN, TEST, BATCH, EPOCHS, SNAPSHOT_STEPS = 360, 100, 64, 2, 3
 VIRTUAL_RANKS = 8
@@ -27,7 +28,7 @@ HANG_SECONDS = 4.0
 """The job's --timeout: how long a stopped rank may be silent."""
 
 MOMENTS: dict[str, tuple[Any, str, int]] = {
-    "start-up": (data, "load", 1),
+    "start-up": (datasets, "load", 1),
     "set-up: connecting": (distributed.World, "connect", 1),
     "set-up: meeting in shared memory": (shared_memory, "meet_peers", 1),
     "an agreement": (distributed.World, "agreement", 6),
@@ -96,7 +97,7 @@ def draw_fault(dice: random.Random, size: int, *, exact: bool) -> Fault:
 
 
 def few_digits(name: str, directory: Path) -> Dataset:
-    sample = data.load_sample()
+    sample = datasets.load_sample()
     cut = {"train": TRAIN, "test": TEST}
     parts = {name: Digits(*(t[:n] for t in vars(getattr(sample, name)).values())) for name, n in cut.items()}
     return dataclasses.replace(sample, **parts)
@@ -120,7 +121,7 @@ def work(
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    data.load, data.fetch = few_digits, lambda directory, say: None
+    datasets.load, datasets.fetch = few_digits, lambda directory, say: None
     job.PLOTS_SECONDS = HANG_SECONDS  # or a hang while they are drawn would take ten minutes
     note_training(events)
     if fault and fault.rank == rank:

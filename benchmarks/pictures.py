@@ -20,7 +20,7 @@ from queue import Empty
 import numpy as np
 
 from benchmarks.setting import describe, markdown, setting
-from distmnist.data import load
+from distmnist.data.datasets import load
 from export.predict import PredictError, Predictor
 from tests.export_styles import STYLES, Style
 

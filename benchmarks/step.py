@@ -19,9 +19,10 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from distmnist import data, loader, reducer, trainer
+from distmnist import reducer, trainer
 from distmnist.config import Config
-from distmnist.data import Dataset, Digits
+from distmnist.data import datasets, loader
+from distmnist.data.datasets import Dataset, Digits
 from distmnist.distributed import World, join
 from distmnist.log import Silence
 from distmnist.machine import be_deterministic, flush_denormals, keep_freed_memory
@@ -98,7 +99,7 @@ def variants(model: str, ranks: int) -> dict[str, Variant]:
 
 def repeated_sample() -> Dataset:
     """The sample's training digits, five times over."""
-    sample = data.load_sample()
+    sample = datasets.load_sample()
     train = Digits(sample.train.images.repeat(5, 1, 1), sample.train.labels.repeat(5))
     return dataclasses.replace(sample, train=train)
 

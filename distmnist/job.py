@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from distmnist import __version__, data, plots, summary
+from distmnist import __version__, plots, summary
 from distmnist.commandline import hint, quoted
 from distmnist.config import Config, data_is_chosen, from_json, option_flag, resolve, to_json
-from distmnist.data import Dataset
+from distmnist.data import datasets
+from distmnist.data.datasets import Dataset
 from distmnist.distributed import World, choose_device, join
 from distmnist.errors import UsageError
 from distmnist.launcher import this_process
@@ -63,7 +64,7 @@ def run(given: Given) -> int:
             "amp": amp,
             "threads": torch.get_num_threads(),
         }
-        taken = {"amp": amp, "data": data.option_of(dataset.name)}
+        taken = {"amp": amp, "data": datasets.option_of(dataset.name)}
         configs = {net: dataclasses.replace(config, **taken) for net, config in configs.items()}
         if directory:
             config = describe_run({**given, **taken}, configs, dataset, launch(world))
@@ -178,7 +179,7 @@ def resume(directory: RunDirectory, given: Given, log: Log) -> tuple[Given, dict
     asked = {name: value for name, value in given.items() if (name, value) != ("amp", "auto")}
     merged = {**before, **asked}
     if "data_dir" not in merged and not os.environ.get("DISTMNIST_DATA"):
-        places = [place for place in noted_data(directory.path) if data.find(place)]
+        places = [place for place in noted_data(directory.path) if datasets.find(place)]
         merged |= {"data_dir": places[0]} if places else {}
     snapshots = {}
     for net in nets(merged):
@@ -211,7 +212,7 @@ def options_of(config: dict[str, Any], path: Path) -> tuple[Given, dict[str, Con
     try:
         before = from_json(config["given"])
         if "data" not in before and isinstance(config.get("dataset"), dict):  # written before there was --data
-            before["data"] = data.option_of(config["dataset"].get("name"))
+            before["data"] = datasets.option_of(config["dataset"].get("name"))
         resolve(before)
         own = {"data": before["data"]} if "data" in before else {}
         in_force = {net: Config(**own | from_json(options)) for net, options in config["options"].items() if options}
@@ -257,9 +258,9 @@ def find_digits(world: World, log: Log, given: Given, config: Config, snapshots:
     with world.agreement():
         if world.local_rank == 0:
             with world.heartbeat.busy("downloading the data set", DOWNLOAD_SECONDS):
-                reason = data.provide(config.data, config.data_dir, chosen, log.say)
+                reason = datasets.provide(config.data, config.data_dir, chosen, log.say)
     with world.agreement() as statement:
-        dataset = data.load_or_sample(config.data, config.data_dir, chosen)
+        dataset = datasets.load_or_sample(config.data, config.data_dir, chosen)
         statement["the data set"] = dataset.name
         for net, snapshot in snapshots.items():
             if snapshot["dataset"] != dataset.describe():
@@ -268,7 +269,7 @@ def find_digits(world: World, log: Log, given: Given, config: Config, snapshots:
                     f" {told(dataset.describe())}; choose the right --data-dir"
                 )
     if reason:
-        log.warn(data.substituted(config.data_dir, reason))
+        log.warn(datasets.substituted(config.data_dir, reason))
     return dataset.to(world.device)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from distmnist.data import Digits
+from distmnist.data.datasets import Digits
 from distmnist.distributed import World
 
 CLASSES = 10

@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 from distmnist.config import Config
+from distmnist.data.sampler import EpochPlan
 from distmnist.metrics import Evaluation
-from distmnist.sampler import EpochPlan
 
 
 class Record:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from distmnist.data import Dataset
+from distmnist.data.datasets import Dataset
 from distmnist.rundir import versions
 
 PUBLISHED = {"mlp": (0.9742, 0.0013), "cnn": (0.9888, 0.0006)}

@@ -12,14 +12,15 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from distmnist.augment import draw_maps, warp
 from distmnist.checkpoint import weights_sha256
 from distmnist.config import Config
-from distmnist.data import Dataset, hold_out
+from distmnist.data.augmentation import draw_maps, warp
+from distmnist.data.datasets import Dataset, hold_out
+from distmnist.data.loader import Shard, load
+from distmnist.data.sampler import GlobalBatchSampler
 from distmnist.distributed import World
 from distmnist.errors import RunError
 from distmnist.layout import lay_out
-from distmnist.loader import Shard, load
 from distmnist.log import Log, Silence
 from distmnist.metrics import Evaluation, evaluate
 from distmnist.models import build_model
@@ -27,7 +28,6 @@ from distmnist.optim import build_optimizer, learning_rate
 from distmnist.precision import Precision, choose_amp
 from distmnist.record import Record
 from distmnist.reducer import Ballot, BallotBox, build_reducer
-from distmnist.sampler import GlobalBatchSampler
 from distmnist.seeds import seed_for
 from distmnist.signals import Wish, no_wish
 

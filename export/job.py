@@ -10,10 +10,11 @@ import onnx
 import onnxruntime
 import torch
 
-from distmnist import __version__, data, source
+from distmnist import __version__, source
 from distmnist.checkpoint import weights_sha256, write_atomically
 from distmnist.commandline import hint
-from distmnist.data import Dataset
+from distmnist.data import datasets
+from distmnist.data.datasets import Dataset
 from distmnist.errors import UsageError
 from distmnist.rundir import newer_than_latest, noted_data
 from distmnist.source import Trained
@@ -218,7 +219,7 @@ def find_digits(wanted: list[dict[str, Any]], data_dir: Path | None, noted: list
     names = {dataset["name"]: None for dataset in wanted}
     if len(names) > 1:
         raise UsageError(f"the nets were tested on different data sets, {', '.join(names)}; export one at a time")
-    return data.load_tested(next(iter(names)), data_dir, noted, "the proof needs its test digits")
+    return datasets.load_tested(next(iter(names)), data_dir, noted, "the proof needs its test digits")
 
 
 def versions() -> dict[str, str]:

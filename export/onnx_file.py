@@ -11,7 +11,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from distmnist.data import normalise
+from distmnist.data.datasets import normalise
 from distmnist.errors import RunError
 
 OPSETS = range(18, 26)

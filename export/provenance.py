@@ -6,7 +6,7 @@ import onnx
 import torch
 
 from distmnist import __version__
-from distmnist.data import MEAN, STD
+from distmnist.data.datasets import MEAN, STD
 from distmnist.metrics import CLASSES
 from distmnist.source import Trained
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from distmnist import checkpoint, data
+from distmnist import checkpoint
 from distmnist.config import Config
-from distmnist.data import Dataset, Digits
+from distmnist.data import datasets
+from distmnist.data.datasets import Dataset, Digits
 from distmnist.distributed import World
 from distmnist.trainer import fit
 from export import __main__ as command
@@ -25,7 +26,7 @@ TEST_DIGITS = 300
 
 def small_sample() -> Dataset:
     """The embedded sample with fewer test digits, so that the proof takes seconds."""
-    whole = data.load_sample()
+    whole = datasets.load_sample()
     test = Digits(whole.test.images[:TEST_DIGITS].clone(), whole.test.labels[:TEST_DIGITS].clone())
     return Dataset(whole.name, whole.origin, whole.train, test)
 
@@ -52,8 +53,8 @@ def trained_run(shared_folder: Path) -> Path:
     run = shared_folder / "run"
     with FileLock(shared_folder / "run.lock"):
         if not run.exists():
-            train(shared_folder / "training", data.load_sample(), model="mlp", epochs=2)
-            train(shared_folder / "training", data.load_sample(), model="cnn", epochs=3)
+            train(shared_folder / "training", datasets.load_sample(), model="mlp", epochs=2)
+            train(shared_folder / "training", datasets.load_sample(), model="cnn", epochs=3)
             (shared_folder / "training").rename(run)
     return run
 
@@ -101,5 +102,5 @@ def predictor(exported: Path) -> Predictor:
 @pytest.fixture(scope="session")
 def sample_digits() -> tuple[np.ndarray, np.ndarray]:
     """The sample's test digits: uint8 [1000, 28, 28], and their labels."""
-    test = data.load_sample().test
+    test = datasets.load_sample().test
     return test.images.numpy(), test.labels.numpy()

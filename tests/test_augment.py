@@ -7,12 +7,12 @@ import torch
 from digits import few_digits, random_digits
 from torch import nn
 
-from distmnist import augment
-from distmnist.augment import affine_maps, draw_maps, warp
 from distmnist.config import Config
+from distmnist.data import augmentation
+from distmnist.data.augmentation import affine_maps, draw_maps, warp
+from distmnist.data.sampler import EpochPlan
 from distmnist.distributed import World
 from distmnist.models import MODELS
-from distmnist.sampler import EpochPlan
 from distmnist.trainer import fit
 
 
@@ -56,7 +56,7 @@ def test_a_digits_view_has_the_same_bits_in_any_batch():
 
 def test_the_draws_fill_what_the_strength_allows_and_no_more(monkeypatch):
     drawn = []
-    monkeypatch.setattr(augment, "affine_maps", lambda *each: drawn.append(torch.stack(each)))
+    monkeypatch.setattr(augmentation, "affine_maps", lambda *each: drawn.append(torch.stack(each)))
     draw_maps(0, 0, 5000, 1.0)
     draw_maps(0, 0, 5000, 0.5)
     limits = torch.tensor([math.radians(10), 0.1, 0.1, 2.0, 2.0])

@@ -9,7 +9,8 @@ import torch
 from digits import put
 from one_run import SMALL, refusal
 
-from distmnist import data, rundir, train
+from distmnist import rundir, train
+from distmnist.data import datasets
 from distmnist.errors import UsageError
 from distmnist.study import pool
 
@@ -72,7 +73,7 @@ def test_data_that_were_chosen_and_are_not_there_are_one_line_and_2_and_nothing_
 
 
 def test_the_default_directory_with_other_files_is_left_alone_and_the_sample_stands_in_loudly(run, monkeypatch):
-    monkeypatch.setattr(data, "download", lambda scratch: pytest.fail("downloads into somebody's directory"))
+    monkeypatch.setattr(datasets, "download", lambda scratch: pytest.fail("downloads into somebody's directory"))
     put(Path("data"), {"thesis.csv": b"1,2"})
     code, _, err = run(*STEPS)
     assert code == 0 and len(err) == 1 and "SAMPLE" in err[0] and "thesis.csv" in err[0]
@@ -80,7 +81,7 @@ def test_the_default_directory_with_other_files_is_left_alone_and_the_sample_sta
 
 
 def test_the_sample_that_was_asked_for_is_trained_on_without_a_warning_or_a_download(run, monkeypatch):
-    monkeypatch.setattr(data, "fetch", lambda *_: pytest.fail("looks for MNIST"))
+    monkeypatch.setattr(datasets, "fetch", lambda *_: pytest.fail("looks for MNIST"))
     code, _, err = run(*STEPS, "--data=sample")
     assert (code, err) == (0, []) and noted() == ["mnist-sample"] * 3
 
@@ -162,7 +163,7 @@ def test_the_data_of_a_finished_run_are_looked_for_where_they_were_named_or_else
     put(tmp_path / "data", {name: b"" for name in mnist})  # damaged, and nobody named it
 
     def load(directory=None, places=noted):
-        return data.load_tested("mnist", directory, places, "the proof needs its test digits")
+        return datasets.load_tested("mnist", directory, places, "the proof needs its test digits")
 
     assert str(tmp_path / "noted") in load().origin
     with pytest.raises(UsageError, match=r"no mnist in empty: the proof needs its test digits; .* --data-dir"):
@@ -175,7 +176,7 @@ def test_the_data_of_a_finished_run_are_looked_for_where_they_were_named_or_else
     with pytest.raises(UsageError, match=r"data/t.* holds 0 bytes"):
         load(places=[])
     with pytest.raises(UsageError, match="no cifar10 in data"):
-        data.load_tested("cifar10", None, [], "")
+        datasets.load_tested("cifar10", None, [], "")
 
 
 def test_every_run_of_a_study_is_given_the_data_that_were_found(monkeypatch, tmp_path, mnist):
@@ -187,7 +188,7 @@ def test_every_run_of_a_study_is_given_the_data_that_were_found(monkeypatch, tmp
     given, dataset = pool.find_digits({"model": "mlp"}, [member], log)
     assert (given["data"], dataset["name"], len(warned)) == ("sample", "mnist-sample", 1)
     assert "--data=sample" in pool.Member(Path("runs/a"), given).command(threads=1)
-    with pytest.raises(data.NotFound, match="--data sample"):
+    with pytest.raises(datasets.NotFound, match="--data sample"):
         pool.find_digits({"data_dir": Path("none")}, [], log)
 
     put(Path("data"), mnist)

@@ -15,7 +15,8 @@ import torch
 from digits import put
 from ranks import run_processes
 
-from distmnist import idx, machine
+from distmnist import machine
+from distmnist.data import idx
 from distmnist.distributed import World
 from distmnist.doctor import __main__ as doctor
 from distmnist.doctor import checks, examination, measurements

@@ -14,7 +14,7 @@ import pytest
 from digits import published, put
 from ranks import run_processes
 
-from distmnist import data, idx
+from distmnist.data import datasets, idx
 
 IMAGES = "train-images-idx3-ubyte"
 
@@ -34,9 +34,9 @@ def listing(folder):
 
 
 def test_files_that_are_there_are_not_downloaded(tmp_path, mnist, monkeypatch):
-    monkeypatch.setattr(data, "download", lambda scratch: pytest.fail("downloads"))
+    monkeypatch.setattr(datasets, "download", lambda scratch: pytest.fail("downloads"))
     put(tmp_path, mnist)
-    assert data.fetch(tmp_path, print) is None
+    assert datasets.fetch(tmp_path, print) is None
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -45,19 +45,19 @@ def test_a_download_appears_under_its_names_only_when_it_is_whole(tmp_path, mnis
     if exists:
         target.mkdir()
     seen = []
-    monkeypatch.setattr(data, "download", arriving(mnist, lambda: seen.append(data.find(target))))
+    monkeypatch.setattr(datasets, "download", arriving(mnist, lambda: seen.append(datasets.find(target))))
     said = []
-    assert data.fetch(target, said.append) is None
+    assert datasets.fetch(target, said.append) is None
     assert seen == [None]
-    assert data.load("mnist", target).name == "mnist"
+    assert datasets.load("mnist", target).name == "mnist"
     assert listing(tmp_path) == [f"data/MNIST/raw/{name}" for name in sorted(mnist)]
     assert str(target) in said[0]
 
 
 def test_a_download_that_is_damaged_leaves_no_file_of_the_set_behind(tmp_path, mnist, monkeypatch):
     damaged = {**mnist, "t10k-labels-idx1-ubyte": b"<html>503</html>"}
-    monkeypatch.setattr(data, "download", arriving(damaged))
-    reason = data.fetch(tmp_path / "data", print)
+    monkeypatch.setattr(datasets, "download", arriving(damaged))
+    reason = datasets.fetch(tmp_path / "data", print)
     assert reason.startswith("the download is damaged: t10k-labels-idx1-ubyte is not the IDX file")
     assert list(tmp_path.iterdir()) == []
 
@@ -68,17 +68,17 @@ def test_a_download_that_fails_gives_its_reason_and_leaves_nothing(tmp_path, mon
         put(scratch / "MNIST" / "raw", {"train-images-idx3-ubyte.gz": b"half"})
         return "the mirrors are down"
 
-    monkeypatch.setattr(data, "download", break_off)
+    monkeypatch.setattr(datasets, "download", break_off)
     directory = tmp_path / "data"
     if exists:
         directory.mkdir()
-    assert data.fetch(directory, print) == "the download failed: the mirrors are down"
+    assert datasets.fetch(directory, print) == "the download failed: the mirrors are down"
     assert list(tmp_path.rglob("*")) == [directory] * exists
-    assert data.load_or_sample("mnist", directory, chosen=False).name == "mnist-sample"
-    with pytest.raises(data.NotFound, match=f"no MNIST in {directory}: .*--data sample"):
-        data.load_or_sample("mnist", directory, chosen=True)
-    with pytest.raises(data.NotFound, match=f"no MNIST in {directory}: the download failed: .*--data sample"):
-        data.provide("mnist", directory, True, print)
+    assert datasets.load_or_sample("mnist", directory, chosen=False).name == "mnist-sample"
+    with pytest.raises(datasets.NotFound, match=f"no MNIST in {directory}: .*--data sample"):
+        datasets.load_or_sample("mnist", directory, chosen=True)
+    with pytest.raises(datasets.NotFound, match=f"no MNIST in {directory}: the download failed: .*--data sample"):
+        datasets.provide("mnist", directory, True, print)
 
 
 def fetch_slowly(directory, journal, files):
@@ -89,9 +89,9 @@ def fetch_slowly(directory, journal, files):
             file.write("download\n")
         time.sleep(0.3)
 
-    data.download = arriving(files, say_so)
-    reason = data.fetch(directory, lambda line: None)
-    return reason, data.load("mnist", directory).name
+    datasets.download = arriving(files, say_so)
+    reason = datasets.fetch(directory, lambda line: None)
+    return reason, datasets.load("mnist", directory).name
 
 
 def test_of_two_processes_at_once_one_downloads_and_both_have_the_files(tmp_path, mnist):
@@ -112,12 +112,12 @@ def test_of_two_processes_at_once_one_downloads_and_both_have_the_files(tmp_path
     ],
 )
 def test_where_nothing_may_be_downloaded_nothing_is_and_nothing_is_made(tmp_path, monkeypatch, mnist, below, told):
-    monkeypatch.setattr(data, "download", lambda scratch: pytest.fail("downloads"))
+    monkeypatch.setattr(datasets, "download", lambda scratch: pytest.fail("downloads"))
     (tmp_path / "file").write_text("a file")
     put(tmp_path / "photographs/holiday", {"beach.jpg": b"sun"})
     put(tmp_path / "torchvision/FashionMNIST/raw", {IMAGES: mnist[IMAGES]})
     before = sorted(tmp_path.rglob("*"))
-    assert told in data.fetch(tmp_path / below, print)
+    assert told in datasets.fetch(tmp_path / below, print)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -126,15 +126,15 @@ def test_a_directory_that_cannot_be_written_is_a_reason(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.mkdtemp", refuse)  # root may write anywhere
-    assert data.fetch(tmp_path / "data", print) == f"{tmp_path} cannot be written: Permission denied"
+    assert datasets.fetch(tmp_path / "data", print) == f"{tmp_path} cannot be written: Permission denied"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_of_hidden_files_and_empty_folders_is_downloaded_into(tmp_path, mnist, monkeypatch):
     put(tmp_path, {".gitignore": b"*", ".download.lock": b""})
     (tmp_path / "MNIST/raw").mkdir(parents=True)
-    monkeypatch.setattr(data, "download", arriving({**mnist, f"{IMAGES}.gz": b"as torchvision leaves it"}))
-    assert data.fetch(tmp_path, print) is None
+    monkeypatch.setattr(datasets, "download", arriving({**mnist, f"{IMAGES}.gz": b"as torchvision leaves it"}))
+    assert datasets.fetch(tmp_path, print) is None
     assert listing(tmp_path) == sorted([".download.lock", ".gitignore", *(f"MNIST/raw/{name}" for name in mnist)])
 
 
@@ -145,8 +145,8 @@ def test_what_a_killed_download_has_left_is_cleared_away_by_the_next(tmp_path, m
         directory.mkdir()
     left = (directory if exists else tmp_path) / ".data.download-killed/data/MNIST/raw"
     put(left, {IMAGES: b"half"})
-    monkeypatch.setattr(data, "download", arriving(mnist))
-    assert data.fetch(directory, print) is None
+    monkeypatch.setattr(datasets, "download", arriving(mnist))
+    assert datasets.fetch(directory, print) is None
     assert listing(tmp_path) == [f"data/MNIST/raw/{name}" for name in sorted(mnist)]
     assert not [path for path in tmp_path.rglob(".*")]
 
@@ -160,7 +160,7 @@ def test_a_kill_between_any_two_steps_of_the_download_leaves_all_of_the_set_or_n
     tmp_path, mnist, monkeypatch, exists
 ):
     """A part of it would be refused for ever, as a set that lacks files."""
-    monkeypatch.setattr(data, "download", arriving(mnist))
+    monkeypatch.setattr(datasets, "download", arriving(mnist))
     for number in range(1, 20):
         directory = tmp_path / str(number) / "data"
         (directory if exists else directory.parent).mkdir(parents=True)
@@ -178,13 +178,13 @@ def test_a_kill_between_any_two_steps_of_the_download_leaves_all_of_the_set_or_n
             for name in ("rename", "mkdir", "rmdir", "unlink"):
                 deadly.setattr("os." + name, count(getattr(os, name)))
             try:
-                data.fetch(directory, print)
+                datasets.fetch(directory, print)
             except Killed:
                 killed = True
             else:
                 killed = False
-        assert data.find(directory) in (None, {name: directory / "MNIST/raw" / name for name in mnist})
-        assert data.fetch(directory, print) is None and data.load("mnist", directory).name == "mnist"
+        assert datasets.find(directory) in (None, {name: directory / "MNIST/raw" / name for name in mnist})
+        assert datasets.fetch(directory, print) is None and datasets.load("mnist", directory).name == "mnist"
         if not killed:
             assert number > 3
             return
@@ -209,14 +209,14 @@ def test_torchvision_downloads_what_the_mirror_serves(tmp_path, mnist, monkeypat
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         monkeypatch.setattr(MNIST, "resources", [(f"{name}.gz", None) for name in mnist])
-        assert data.fetch(tmp_path / "data", print) is None
+        assert datasets.fetch(tmp_path / "data", print) is None
         server.shutdown()
-    assert data.load("mnist", tmp_path / "data").describe() == {"name": "mnist", "train": 30, "test": 20}
+    assert datasets.load("mnist", tmp_path / "data").describe() == {"name": "mnist", "train": 30, "test": 20}
 
 
 def test_mirrors_that_refuse_are_a_reason_in_one_line(tmp_path):
     """The tests' proxy refuses every connection."""
-    reason = data.download(tmp_path)
+    reason = datasets.download(tmp_path)
     assert "refused" in reason and "\n" not in reason
 
 
@@ -229,7 +229,7 @@ def test_a_mirror_gets_ten_seconds_at_most_and_any_failure_is_a_reason(tmp_path,
         raise error
 
     monkeypatch.setattr("torchvision.datasets.MNIST", fail)
-    assert data.download(tmp_path)
+    assert datasets.download(tmp_path)
     assert 0 < 2 * limits[0] <= 10  # https, then http
     assert socket.getdefaulttimeout() is None
 
@@ -237,10 +237,10 @@ def test_a_mirror_gets_ten_seconds_at_most_and_any_failure_is_a_reason(tmp_path,
 def test_torchvision_is_not_imported_when_there_is_nothing_to_download(tmp_path, mnist):
     put(tmp_path, mnist)
     code = (
-        "import json, sys; from pathlib import Path; from distmnist import data, idx, job\n"
+        "import json, sys; from pathlib import Path; from distmnist.data import datasets, idx\n"
         "idx.FILES = {name: (tuple(shape), md5) for name, (shape, md5) in json.loads(sys.argv[2]).items()}\n"
-        "assert data.fetch(Path(sys.argv[1]), print) is None\n"
-        "print(data.load('mnist', Path(sys.argv[1])).name, 'torchvision' in sys.modules)"
+        "assert datasets.fetch(Path(sys.argv[1]), print) is None\n"
+        "print(datasets.load('mnist', Path(sys.argv[1])).name, 'torchvision' in sys.modules)"
     )
     table = json.dumps(published(mnist))
     done = subprocess.run([sys.executable, "-c", code, tmp_path, table], capture_output=True, text=True, check=True)

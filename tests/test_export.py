@@ -20,8 +20,9 @@ from digits import put
 from onnx import numpy_helper
 from torch import nn
 
-from distmnist import checkpoint, data, models, source
-from distmnist.data import normalise
+from distmnist import checkpoint, models, source
+from distmnist.data import datasets
+from distmnist.data.datasets import normalise
 from export import __main__ as command
 from export import onnx_file, predict, provenance, torchscript
 
@@ -52,7 +53,7 @@ def test_an_export_holds_the_promised_files(exported: Path) -> None:
 
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_onnx_answers_as_the_net_for_any_batch(trained_run: Path, exported: Path, net: str) -> None:
-    trained, images = net_of(trained_run, net), normalise(data.load_sample().test.images[:65])
+    trained, images = net_of(trained_run, net), normalise(datasets.load_sample().test.images[:65])
     session = onnxruntime.InferenceSession(exported / f"{net}.onnx")
     assert [(i.name, i.shape, i.type) for i in session.get_inputs()] == [
         ("input", ["batch", 1, 28, 28], "tensor(float)")
@@ -64,7 +65,7 @@ def test_onnx_answers_as_the_net_for_any_batch(trained_run: Path, exported: Path
 
 
 def test_pixels_go_in_raw_and_a_decision_comes_out(trained_run: Path, exported: Path) -> None:
-    trained, pixels = net_of(trained_run, "cnn"), data.load_sample().test.images[:65]
+    trained, pixels = net_of(trained_run, "cnn"), datasets.load_sample().test.images[:65]
     session = onnxruntime.InferenceSession(exported / "cnn.pixels.onnx")
     probabilities, label = session.run(["probabilities", "label"], {"pixels": pixels.numpy()})
     expected = trained.net(normalise(pixels)).softmax(1)
@@ -74,7 +75,7 @@ def test_pixels_go_in_raw_and_a_decision_comes_out(trained_run: Path, exported: 
 
 
 def test_torchscript_needs_torch_alone(trained_run: Path, exported: Path, tmp_path: Path) -> None:
-    images = normalise(data.load_sample().test.images[:7])
+    images = normalise(datasets.load_sample().test.images[:7])
     torch.save(images, tmp_path / "images.pt")
     program = (
         "import sys, torch; m = torch.jit.load(sys.argv[1]); x = torch.load(sys.argv[2]);"
@@ -147,7 +148,7 @@ def test_provenance_travels_in_the_file(trained_run: Path, exported: Path) -> No
     assert float(said["test_accuracy"]) == snapshot["result"]["test_accuracy"]
     assert json.loads(said["training_options"]) == snapshot["config"]
     assert json.loads(said["dataset"])["name"] == "mnist-sample"
-    assert (said["model"], float(said["mean"]), float(said["std"])) == ("cnn", data.MEAN, data.STD)
+    assert (said["model"], float(said["mean"]), float(said["std"])) == ("cnn", datasets.MEAN, datasets.STD)
     assert said.keys().isdisjoint({"trained_at", "trained_with"})  # this snapshot does not say
 
 
@@ -209,7 +210,7 @@ def save_snapshot(path: Path, name: str, net: nn.Module, **other) -> None:
         "model": net.state_dict(),
         "train": {},
         "config": {"model": name, "activation": "relu", "dropout": 0.0},
-        "dataset": data.load_sample().describe(),
+        "dataset": datasets.load_sample().describe(),
         "result": None,
     }
     path.write_bytes(checkpoint.to_bytes(snapshot | other))

@@ -13,7 +13,7 @@ from export_fixtures import small_sample
 from onnx import helper, numpy_helper
 
 from distmnist import checkpoint, source
-from distmnist.data import load_sample
+from distmnist.data.datasets import load_sample
 from distmnist.source import Trained
 from export import __main__ as command
 from export import folder, gate, job, onnx_file, parity, provenance, reference, torchscript

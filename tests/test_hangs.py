@@ -14,7 +14,8 @@ from digits import few_digits
 from ranks import end_processes
 
 from benchmarks.faults import FAIL, FREEZE, HANG, HANG_IN_C, MOMENTS, Fault, strike
-from distmnist import data, job, rendezvous, shared_memory, train
+from distmnist import job, rendezvous, shared_memory, train
+from distmnist.data import datasets
 from distmnist.heartbeat import Heartbeat
 
 SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--threads=1", "--timeout=4", "--output=run")
@@ -56,7 +57,7 @@ HANGS = [
 def prepare(folder: Path) -> None:
     """This process is about to run the command in `folder`, on a few digits."""
     os.chdir(folder)
-    data.fetch, data.load = lambda directory, say: None, lambda name, directory: few_digits()
+    datasets.fetch, datasets.load = lambda directory, say: None, lambda name, directory: few_digits()
 
 
 def run_with(folder: Path, fault: Fault, *more: str) -> int:
@@ -104,7 +105,7 @@ def download(folder: Path, seconds: float, limit: float) -> int:
     """The command; the download takes so long, and may take as long as `limit`."""
     prepare(folder)
     job.DOWNLOAD_SECONDS = limit
-    data.fetch = lambda directory, say: time.sleep(seconds)
+    datasets.fetch = lambda directory, say: time.sleep(seconds)
     return train.main([*SMALL, "--max-steps=3"])
 
 

@@ -12,8 +12,9 @@ import torch
 from digits import few_digits
 from one_run import SMALL, contents, figures, refusal
 
-from distmnist import data, plots, summary, train
+from distmnist import plots, summary, train
 from distmnist.checkpoint import weights_sha256
+from distmnist.data import datasets
 from distmnist.log import Log, Silence
 from distmnist.machine import processor
 from distmnist.models import MODELS
@@ -90,7 +91,7 @@ def table_of(name):
     dataset = few_digits()
     figure = {"test_accuracy": 0.5, "test_loss": 0.25, "notebook_test_loss": 0.004, "parameters": 109_386}
     figure |= {"train_seconds": 2.5, "images_per_second": 12_345.0}
-    return summary.table(data.Dataset(name, "", dataset.train, dataset.test), {"mlp": figure, "cnn": figure})
+    return summary.table(datasets.Dataset(name, "", dataset.train, dataset.test), {"mlp": figure, "cnn": figure})
 
 
 def test_the_published_figures_stand_beside_those_of_mnist_and_never_beside_those_of_the_sample():
@@ -116,7 +117,7 @@ def test_a_bar_is_shown_on_a_terminal_by_rank_0_alone(monkeypatch, capsys):
 
 def test_the_sample_is_trained_on_loudly_when_the_download_fails(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "download", lambda scratch: "the mirrors are down")
+    monkeypatch.setattr(datasets, "download", lambda scratch: "the mirrors are down")
     assert train.main(["--model=mlp", "--max-steps=2", "--output=a"]) == 0
     out, err = capsys.readouterr()
     (line,) = err.splitlines()

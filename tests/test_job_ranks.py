@@ -11,7 +11,8 @@ import torch
 from digits import few_digits, put
 from ranks import run_processes
 
-from distmnist import data, job, train
+from distmnist import job, train
+from distmnist.data import datasets
 
 SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--timeout=30", "--threads=1")
 
@@ -19,8 +20,8 @@ SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--timeout
 def command(folder, *arguments, last=(), prepare=None):
     """`train.main` on this rank, on a few digits; `last`: what the last rank is told besides."""
     os.chdir(folder)
-    data.fetch = lambda directory, say: None
-    data.load = lambda name, directory: few_digits()
+    datasets.fetch = lambda directory, say: None
+    datasets.load = lambda name, directory: few_digits()
     is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
     if prepare:
         prepare(is_last)
@@ -91,7 +92,7 @@ def note_directory(_):
         Path(f"loaded-{os.environ['RANK']}").write_text(str(directory))
         return few_digits()
 
-    data.load = load
+    datasets.load = load
 
 
 def test_each_node_reads_its_digits_where_it_was_told_to(tmp_path):
@@ -131,14 +132,14 @@ def test_more_processes_than_gpus_and_no_gpu_at_all_are_refused(tmp_path, prepar
 
 def real_data(_):
     """Takes the reader back that `command` has replaced."""
-    data.fetch, data.load = real_fetch, real_load
+    datasets.fetch, datasets.load = real_fetch, real_load
 
 
-real_fetch, real_load = data.fetch, data.load
+real_fetch, real_load = datasets.fetch, datasets.load
 
 
 def test_a_damaged_file_is_refused_once(tmp_path):
-    put(tmp_path / "data", {name: b"\0\0\x08\3" for name in data.idx.FILES})
+    put(tmp_path / "data", {name: b"\0\0\x08\3" for name in datasets.idx.FILES})
     line = refusal(run_processes(command_with, 2, real_data, [], tmp_path, *SMALL))
     assert "data/t" in line and "bytes" in line
 

@@ -9,8 +9,9 @@ import pytest
 from one_run import SMALL
 from ranks import end_processes, free_port
 
-from distmnist import data, train
+from distmnist import train
 from distmnist.commandline import answer
+from distmnist.data import datasets
 from distmnist.distributed import join
 from distmnist.doctor import __main__ as doctor
 from distmnist.errors import UsageError
@@ -74,7 +75,7 @@ def test_a_command_that_was_started_alone_speaks_whatever_a_launcher_has_left_be
 
 def command(folder, *arguments):
     os.chdir(folder)
-    data.fetch = lambda directory, say: None
+    datasets.fetch = lambda directory, say: None
     return train.main([*SMALL, "--output=run", "--timeout=3", *arguments])
 
 
@@ -147,9 +148,9 @@ def test_what_another_rank_has_printed_is_not_printed_again(capsys, error, code)
 
 def test_an_error_of_python_is_told_with_its_type_and_place():
     try:
-        data.hold_out(None, 0.5)
+        datasets.hold_out(None, 0.5)
     except TypeError as error:
-        assert describe(error).startswith("TypeError: ") and "(data.py:" in describe(error)
+        assert describe(error).startswith("TypeError: ") and "(datasets.py:" in describe(error)
 
 
 def test_a_process_is_known_by_its_number_and_its_start():

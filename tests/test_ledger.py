@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distmnist import data
 from distmnist.checkpoint import from_bytes, to_bytes
 from distmnist.config import Config
-from distmnist.data import Dataset, Digits
+from distmnist.data import datasets
+from distmnist.data.datasets import Dataset, Digits
+from distmnist.data.sampler import EpochPlan
 from distmnist.distributed import World
 from distmnist.models import MODELS
-from distmnist.sampler import EpochPlan
 from distmnist.signals import Wish
 from distmnist.trainer import fit
 
@@ -26,7 +26,7 @@ class Ledger(nn.Module):
         nn.init.zeros_(self.columns.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.columns(images.flatten(1) * data.STD + data.MEAN)  # undoes the normalisation: 0 or 1
+        return self.columns(images.flatten(1) * datasets.STD + datasets.MEAN)  # undoes the normalisation: 0 or 1
 
 
 class Killed(Exception):

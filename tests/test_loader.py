@@ -4,10 +4,10 @@ import pytest
 import torch
 from digits import random_digits
 
-from distmnist import loader
-from distmnist.data import Digits
-from distmnist.loader import load
-from distmnist.sampler import GlobalBatchSampler
+from distmnist.data import loader
+from distmnist.data.datasets import Digits
+from distmnist.data.loader import load
+from distmnist.data.sampler import GlobalBatchSampler
 
 DIGITS = random_digits(230)
 

@@ -6,7 +6,7 @@ from digits import random_digits
 from torch.nn import functional
 
 from distmnist.config import ACTIVATIONS
-from distmnist.data import normalise
+from distmnist.data.datasets import normalise
 from distmnist.errors import UsageError
 from distmnist.models import CNN, MODELS, FullyConnectedNN, build_model
 

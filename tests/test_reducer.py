@@ -8,10 +8,10 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from distmnist import reducer
+from distmnist.data.sampler import EpochPlan
 from distmnist.distributed import World
 from distmnist.models import build_model
 from distmnist.reducer import Ballot, BallotBox, build_reducer, differentiate
-from distmnist.sampler import EpochPlan
 from distmnist.shared_memory import SharedMemory
 
 BATCHES = [[64, 64, 21], [5, 1, 64, 2], [1, 64, 3]]

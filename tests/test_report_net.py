@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from distmnist.config import ACTIVATIONS
-from distmnist.data import MEAN, STD, load_sample, normalise
+from distmnist.data.datasets import MEAN, STD, load_sample, normalise
 from distmnist.models import MODELS, build_model
 from export import predict
 

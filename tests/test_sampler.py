@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from distmnist.sampler import EpochPlan, GlobalBatchSampler
+from distmnist.data.sampler import EpochPlan, GlobalBatchSampler
 from distmnist.seeds import generator, seed_for
 
 SHAPES = [

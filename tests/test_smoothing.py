@@ -7,11 +7,11 @@ from ranks import run_ranks
 from torch.nn import functional
 
 from distmnist.config import Config
+from distmnist.data.sampler import EpochPlan
 from distmnist.distributed import World
 from distmnist.metrics import evaluate
 from distmnist.models import build_model
 from distmnist.reducer import build_reducer
-from distmnist.sampler import EpochPlan
 from distmnist.trainer import fit
 
 SMOOTHING, COUNTS = 0.3, [64, 21, 1, 2]

@@ -12,7 +12,7 @@ from members import MNIST, SAMPLE, figures
 
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
-from distmnist import data
+from distmnist.data import datasets
 from distmnist.study import pool
 from distmnist.sweep import __main__ as sweep
 from distmnist.sweep import search, trials
@@ -103,11 +103,11 @@ def test_the_winner_is_the_fastest_within_one_standard_error_of_the_best():
 def command(monkeypatch, tmp_path, capsys, digits):
     """Runs the sweep in an empty directory on a few digits, called `name`; no process may be started."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "fetch", lambda directory, say: None)
+    monkeypatch.setattr(datasets, "fetch", lambda directory, say: None)
     monkeypatch.setattr(pool, "start", lambda *_: pytest.fail("a run was started"))
 
     def run(*arguments, name="mnist-sample"):
-        monkeypatch.setattr(data, "load", lambda *_: type(digits)(name, "", digits.train, digits.test))
+        monkeypatch.setattr(datasets, "load", lambda *_: type(digits)(name, "", digits.train, digits.test))
         code = sweep.main(["--output=a", *arguments])
         out, err = capsys.readouterr()
         return code, out, err

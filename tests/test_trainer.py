@@ -15,14 +15,14 @@ from torch import nn
 from distmnist import record, trainer
 from distmnist.checkpoint import weights_sha256
 from distmnist.config import Config
-from distmnist.data import hold_out
+from distmnist.data.datasets import hold_out
+from distmnist.data.sampler import EpochPlan
 from distmnist.distributed import World
 from distmnist.errors import RunError
 from distmnist.metrics import evaluate
 from distmnist.models import MODELS, build_model
 from distmnist.optim import learning_rate
 from distmnist.precision import Precision
-from distmnist.sampler import EpochPlan
 from distmnist.signals import Wish
 from distmnist.trainer import fit
 
@@ -257,7 +257,7 @@ def test_one_process_fits_run_inside_a_larger_job(digits):
 @pytest.mark.parametrize("options", [{"model": "mlp", "optimizer": "sgd"}, {"model": "cnn"}], ids=str)
 def test_one_process_trains_without_importing_torchs_compiler(options):
     code = (
-        "import sys; from distmnist.config import Config; from distmnist.data import load_sample\n"
+        "import sys; from distmnist.config import Config; from distmnist.data.datasets import load_sample\n"
         "from distmnist.distributed import World; from distmnist.trainer import fit\n"
         f"result = fit(Config(**{options}, max_steps=2), World(), load_sample())\n"
         "print(result.history[-1]['step'], sorted({'torch._dynamo', 'sympy'} & sys.modules.keys()))"

@@ -4,11 +4,11 @@ import time
 
 from benchmarks.peers.case import LR, Case, Run, cut
 from distmnist.config import Config
-from distmnist.data import Dataset, Digits
+from distmnist.data.datasets import Dataset, Digits
+from distmnist.data.loader import load
+from distmnist.data.sampler import GlobalBatchSampler
 from distmnist.distributed import World
 from distmnist.job import set_up_machine
-from distmnist.loader import load
-from distmnist.sampler import GlobalBatchSampler
 from distmnist.trainer import fit
 
 

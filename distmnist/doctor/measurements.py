@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from distmnist.config import Config
-from distmnist.data import Dataset, Digits, load_sample
+from distmnist.data.datasets import Dataset, Digits, load_sample
 from distmnist.distributed import World
 from distmnist.models import MODELS
 from distmnist.signals import Wish

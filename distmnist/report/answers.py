@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from distmnist import source
-from distmnist.data import Digits
+from distmnist.data.datasets import Digits
 from distmnist.errors import UsageError
 from distmnist.metrics import BATCH, CLASSES
 from distmnist.report.reading import Material, Net

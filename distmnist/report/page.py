@@ -14,7 +14,7 @@ from torch import nn
 
 from distmnist import __version__, plots
 from distmnist.checkpoint import write_atomically
-from distmnist.data import MEAN, STD, Digits, normalise
+from distmnist.data.datasets import MEAN, STD, Digits, normalise
 from distmnist.errors import RunError, UsageError
 from distmnist.models import CNN, FullyConnectedNN
 from distmnist.report import answers, comparison, reading

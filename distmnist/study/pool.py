@@ -18,8 +18,9 @@ from typing import IO, Any
 
 import torch
 
-from distmnist import data, train
+from distmnist import train
 from distmnist.config import Config, data_is_chosen, option_flag, resolve, to_json
+from distmnist.data import datasets
 from distmnist.errors import RunError, UsageError
 from distmnist.job import nets
 from distmnist.launcher import VARIABLES
@@ -76,7 +77,7 @@ class Member:
         """The value of --data with which the run was begun, if it was."""
         config = self.config()
         described = config.get("dataset") if config else None
-        return data.option_of(described.get("name")) if isinstance(described, dict) else None
+        return datasets.option_of(described.get("name")) if isinstance(described, dict) else None
 
     def summary(self) -> dict[str, Any] | None:
         """summary.json if the run is finished, with all its nets. Raises UsageError if it is not of distmnist."""
@@ -141,13 +142,13 @@ def find_digits(given: dict[str, Any], members: Sequence[Member], log: Log) -> t
     if begun and not data_is_chosen(given):
         given = {**given, "data": begun}
     config, chosen = resolve(given), data_is_chosen(given)
-    reason = data.provide(config.data, config.data_dir, chosen, log.say)
-    dataset = data.load_or_sample(config.data, config.data_dir, chosen).describe()
+    reason = datasets.provide(config.data, config.data_dir, chosen, log.say)
+    dataset = datasets.load_or_sample(config.data, config.data_dir, chosen).describe()
     for member in members:
         member.check_digits(dataset)
     if reason:
-        log.warn(data.substituted(config.data_dir, reason))
-    return {**given, "data": data.option_of(dataset["name"])}, dataset
+        log.warn(datasets.substituted(config.data_dir, reason))
+    return {**given, "data": datasets.option_of(dataset["name"])}, dataset
 
 
 @dataclasses.dataclass(frozen=True)

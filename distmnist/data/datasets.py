@@ -18,8 +18,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from distmnist import idx
 from distmnist.config import expand
+from distmnist.data import idx
 from distmnist.errors import UsageError
 from distmnist.seeds import generator
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distmnist.data import Digits
-from distmnist.sampler import Share
+from distmnist.data.datasets import Digits
+from distmnist.data.sampler import Share
 
 READ_AHEAD = 2048
 """Digits that are gathered and normalised at once: 6.4 MB. Four operations on 64 digits are mostly their overhead, and

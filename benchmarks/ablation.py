@@ -14,7 +14,7 @@ from pathlib import Path
 
 from distmnist.commandline import answer, parse
 from distmnist.config import Config, option_flag
-from distmnist.models import MODELS
+from distmnist.models.published import MODELS
 from distmnist.recipes import RECIPES
 from distmnist.signals import no_wish
 from distmnist.study import pool

@@ -24,7 +24,7 @@ from distmnist.data import datasets
 from distmnist.data.datasets import Dataset
 from distmnist.distributed import World, join
 from distmnist.metrics import evaluate
-from distmnist.models import build_model
+from distmnist.models.published import build_model
 from distmnist.reducer import sum_over_ranks
 from distmnist.shared_memory import share_memory
 

@@ -26,7 +26,7 @@ from distmnist.data.datasets import Dataset, Digits
 from distmnist.distributed import World, join
 from distmnist.log import Silence
 from distmnist.machine import be_deterministic, flush_denormals, keep_freed_memory
-from distmnist.models import MODELS
+from distmnist.models.published import MODELS
 from distmnist.rundir import RunDirectory
 from distmnist.signals import no_wish
 from distmnist.trainer import Trainer

@@ -19,7 +19,7 @@ from distmnist.errors import UsageError
 from distmnist.recipes import RECIPES
 
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu")
-"""Names in torch.nn.functional, which is where models.py takes the functions from."""
+"""Names in torch.nn.functional, which is where models/published.py takes the functions from."""
 
 
 MAX_THREADS = 1024

@@ -27,7 +27,7 @@ from distmnist.machine import (
     keep_float32,
     keep_freed_memory,
 )
-from distmnist.models import MODELS
+from distmnist.models.published import MODELS
 from distmnist.precision import choose_amp
 from distmnist.rundir import Launch, RunDirectory, newer_than_latest, noted_data, versions
 from distmnist.signals import Signals
@@ -103,7 +103,7 @@ def run(given: Given) -> int:
 
 
 def nets(given: Given) -> list[str]:
-    """The nets that `--model` names. Raises UsageError for a name that is not in models.py."""
+    """The nets that `--model` names. Raises UsageError for a name that is not in `MODELS`."""
     name = resolve(given).model
     if name == "all":
         return list(MODELS)

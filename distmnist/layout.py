@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distmnist.models import CNN, FullyConnectedNN
+from distmnist.models.published import CNN, FullyConnectedNN
 
 
 class Blocked(nn.Module):

@@ -11,7 +11,7 @@ from torch import nn
 from distmnist import checkpoint
 from distmnist.config import ACTIVATIONS
 from distmnist.errors import UsageError
-from distmnist.models import MODELS, build_model
+from distmnist.models.published import MODELS, build_model
 
 MAX_BYTES = 512 * 2**20
 """Of a snapshot, on disk and unpacked: a hundred times what the larger net with its optimizer takes."""

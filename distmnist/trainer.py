@@ -23,7 +23,7 @@ from distmnist.errors import RunError
 from distmnist.layout import lay_out
 from distmnist.log import Log, Silence
 from distmnist.metrics import Evaluation, evaluate
-from distmnist.models import build_model
+from distmnist.models.published import build_model
 from distmnist.optim import build_optimizer, learning_rate
 from distmnist.precision import Precision, choose_amp
 from distmnist.record import Record

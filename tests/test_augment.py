@@ -12,7 +12,7 @@ from distmnist.data import augmentation
 from distmnist.data.augmentation import affine_maps, draw_maps, warp
 from distmnist.data.sampler import EpochPlan
 from distmnist.distributed import World
-from distmnist.models import MODELS
+from distmnist.models.published import MODELS
 from distmnist.trainer import fit
 
 

@@ -26,7 +26,7 @@ def test_every_option_is_documented_and_every_number_and_choice_is_bounded(field
     assert len(field.metadata["help"].split()) >= 1 and field.metadata["group"]
     if value_type(field) in (int, float):
         assert field.metadata["valid"] and field.metadata["must"]
-    if value_type(field) is str and field.name != "model":  # nets are registered in models.py
+    if value_type(field) is str and field.name != "model":  # nets are registered in `MODELS`
         assert field.default in field.metadata["choices"]
 
 

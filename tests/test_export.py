@@ -20,9 +20,10 @@ from digits import put
 from onnx import numpy_helper
 from torch import nn
 
-from distmnist import checkpoint, models, source
+from distmnist import checkpoint, source
 from distmnist.data import datasets
 from distmnist.data.datasets import normalise
+from distmnist.models import published
 from export import __main__ as command
 from export import onnx_file, predict, provenance, torchscript
 
@@ -195,8 +196,8 @@ class Normed(nn.Module):
 
 
 def test_a_third_net_is_exported_without_a_change_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(models.MODELS, "normed", Normed)
-    net = models.build_model("normed")
+    monkeypatch.setitem(published.MODELS, "normed", Normed)
+    net = published.build_model("normed")
     net(torch.randn(64, 1, 28, 28))  # moves the running statistics
     save_snapshot(tmp_path / "normed.pt", "normed", net)
     assert command.main([str(tmp_path / "normed.pt")]) == 0
@@ -220,7 +221,7 @@ def test_an_unfinished_net_is_exported_and_said_to_be_so(tmp_path: Path, capsys:
     save_snapshot(
         tmp_path / "last.pt",
         "mlp",
-        models.build_model("mlp", activation="gelu"),
+        published.build_model("mlp", activation="gelu"),
         config={"model": "mlp", "activation": "gelu", "dropout": 0.5},
     )
     assert command.main([str(tmp_path / "last.pt")]) == 0
@@ -264,7 +265,7 @@ def test_the_data_of_a_run_are_found_from_any_directory_and_nothing_is_left_ther
     run, digits = tmp_path / "run", put(tmp_path / "digits", mnist)
     (run / "mlp").mkdir(parents=True)
     save_snapshot(
-        run / "mlp/last.pt", "mlp", models.build_model("mlp"), dataset={"name": "mnist", "train": 30, "test": 20}
+        run / "mlp/last.pt", "mlp", published.build_model("mlp"), dataset={"name": "mnist", "train": 30, "test": 20}
     )
     (run / "config.json").write_text(json.dumps({"given": {"data_dir": str(digits)}, "options": {}}))
     (tmp_path / "elsewhere").mkdir()
@@ -295,7 +296,7 @@ def test_without_the_digits_of_the_run_there_is_no_proof(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DISTMNIST_DATA", raising=False)
     of = {"name": "mnist", "train": 60_000, "test": 10_000}
-    save_snapshot(tmp_path / "last.pt", "mlp", models.build_model("mlp"), dataset=of)
+    save_snapshot(tmp_path / "last.pt", "mlp", published.build_model("mlp"), dataset=of)
     assert command.main([str(tmp_path / "last.pt")]) == 2
     assert "no mnist in data: the proof needs its test digits" in capsys.readouterr().err
     assert not (tmp_path / "export").exists()
@@ -311,7 +312,7 @@ class Payload:
 
 def test_no_code_in_a_snapshot_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     trap = tmp_path / "sprung"
-    save_snapshot(tmp_path / "evil.pt", "mlp", models.build_model("mlp"), config=Payload(trap))
+    save_snapshot(tmp_path / "evil.pt", "mlp", published.build_model("mlp"), config=Payload(trap))
     with zipfile.ZipFile(tmp_path / "evil.pt") as archive:  # the payload does go off where pickle is trusted
         name = next(entry for entry in archive.namelist() if entry.endswith("data.pkl"))
         assert b"touch" in archive.read(name)
@@ -332,22 +333,22 @@ def bomb(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "damaged or no snapshot"),
         (lambda path: path.write_bytes(pickle.dumps({"model": 1})), "damaged or no snapshot"),
         (lambda path: path.write_bytes(checkpoint.to_bytes({"model": {}})), "no snapshot of a net"),
-        (lambda path: save_snapshot(path, "vgg", models.build_model("mlp")), "distmnist.models has mlp, cnn"),
-        (lambda path: save_snapshot(path, "cnn", models.build_model("mlp")), "the weights do not fit"),
-        (lambda path: save_snapshot(path, "mlp", models.build_model("mlp"), config=[1]), "no snapshot of a net"),
+        (lambda path: save_snapshot(path, "vgg", published.build_model("mlp")), "distmnist.models has mlp, cnn"),
+        (lambda path: save_snapshot(path, "cnn", published.build_model("mlp")), "the weights do not fit"),
+        (lambda path: save_snapshot(path, "mlp", published.build_model("mlp"), config=[1]), "no snapshot of a net"),
         (lambda path: save_snapshot(path, "mlp", broken_net()), "fc1.bias is not finite"),
         (
             lambda path: save_snapshot(
                 path,
                 "mlp",
-                models.build_model("mlp"),
+                published.build_model("mlp"),
                 result={"weights_sha256": "0" * 64, "test_accuracy": 1.0, "train_seconds": 1.0},
             ),
             "contradicts itself",
         ),
         (
             lambda path: save_snapshot(
-                path, "mlp", models.build_model("mlp"), config={"model": "mlp", "activation": "boolean_dispatch"}
+                path, "mlp", published.build_model("mlp"), config={"model": "mlp", "activation": "boolean_dispatch"}
             ),
             "which no net has",
         ),
@@ -365,7 +366,7 @@ def test_a_hostile_snapshot_is_one_line_and_2(spoil, message: str, tmp_path: Pat
 
 
 def broken_net() -> nn.Module:
-    net = models.build_model("mlp")
+    net = published.build_model("mlp")
     nn.init.constant_(net.fc1.bias, float("nan"))
     return net
 

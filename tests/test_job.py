@@ -17,7 +17,7 @@ from distmnist.checkpoint import weights_sha256
 from distmnist.data import datasets
 from distmnist.log import Log, Silence
 from distmnist.machine import processor
-from distmnist.models import MODELS
+from distmnist.models.published import MODELS
 from distmnist.rundir import RunDirectory
 
 

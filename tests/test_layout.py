@@ -6,7 +6,7 @@ from digits import random_digits
 from torch.nn import functional
 
 from distmnist.layout import Bare, Blocked, lay_out
-from distmnist.models import FullyConnectedNN, build_model
+from distmnist.models.published import FullyConnectedNN, build_model
 from distmnist.precision import Precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -10,7 +10,7 @@ from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.data.sampler import EpochPlan
 from distmnist.distributed import World
-from distmnist.models import MODELS
+from distmnist.models.published import MODELS
 from distmnist.signals import Wish
 from distmnist.trainer import fit
 

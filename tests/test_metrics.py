@@ -9,7 +9,7 @@ from torch import nn
 
 from distmnist.distributed import World
 from distmnist.metrics import Evaluation, evaluate
-from distmnist.models import build_model
+from distmnist.models.published import build_model
 
 
 def by_hand(losses):

@@ -8,7 +8,7 @@ from torch.nn import functional
 from distmnist.config import ACTIVATIONS
 from distmnist.data.datasets import normalise
 from distmnist.errors import UsageError
-from distmnist.models import CNN, MODELS, FullyConnectedNN, build_model
+from distmnist.models.published import CNN, MODELS, FullyConnectedNN, build_model
 
 PUBLISHED = {
     "mlp": {

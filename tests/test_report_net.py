@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from distmnist.config import ACTIVATIONS
 from distmnist.data.datasets import MEAN, STD, load_sample, normalise
-from distmnist.models import MODELS, build_model
+from distmnist.models.published import MODELS, build_model
 from export import predict
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="runs the page's JavaScript under node: not here")

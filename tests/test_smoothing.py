@@ -10,7 +10,7 @@ from distmnist.config import Config
 from distmnist.data.sampler import EpochPlan
 from distmnist.distributed import World
 from distmnist.metrics import evaluate
-from distmnist.models import build_model
+from distmnist.models.published import build_model
 from distmnist.reducer import build_reducer
 from distmnist.trainer import fit
 

@@ -20,7 +20,7 @@ from distmnist.data.sampler import EpochPlan
 from distmnist.distributed import World
 from distmnist.errors import RunError
 from distmnist.metrics import evaluate
-from distmnist.models import MODELS, build_model
+from distmnist.models.published import MODELS, build_model
 from distmnist.optim import learning_rate
 from distmnist.precision import Precision
 from distmnist.signals import Wish

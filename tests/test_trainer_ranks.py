@@ -12,7 +12,7 @@ from distmnist import trainer
 from distmnist.config import Config
 from distmnist.distributed import World
 from distmnist.errors import RunError
-from distmnist.models import MODELS
+from distmnist.models.published import MODELS
 from distmnist.signals import Wish
 from distmnist.trainer import fit
 

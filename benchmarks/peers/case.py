@@ -15,7 +15,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from distmnist.data.datasets import Digits
-from distmnist.models import build_model
+from distmnist.models.published import build_model
 
 LR = 1e-3
 

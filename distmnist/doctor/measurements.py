@@ -10,7 +10,7 @@ import torch
 from distmnist.config import Config
 from distmnist.data.datasets import Dataset, Digits, load_sample
 from distmnist.distributed import World
-from distmnist.models import MODELS
+from distmnist.models.published import MODELS
 from distmnist.signals import Wish
 from distmnist.trainer import fit
 

@@ -14,7 +14,7 @@ from distmnist.data import datasets
 from distmnist.data.datasets import Dataset
 from distmnist.errors import UsageError
 from distmnist.metrics import CLASSES
-from distmnist.models import MODELS
+from distmnist.models.published import MODELS
 from distmnist.report.checked import SHAPES, conform, load
 from distmnist.rundir import noted_data
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from distmnist import checkpoint, distributed, job, shared_memory, train, trainer
+from distmnist import distributed, job, shared_memory, train, trainer
+from distmnist.checkpoint import storage
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits
 
@@ -35,11 +36,11 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "a step": (trainer.Trainer, "_step", 11),
     "evaluation": (trainer, "evaluate", 2),
     "evaluation: adding up": (distributed.World, "sum_", 4),
-    "saving: serializing": (checkpoint, "to_bytes", 3),
-    "saving: writing": (checkpoint, "write_atomically", 6),
+    "saving: serializing": (storage, "to_bytes", 3),
+    "saving: writing": (storage, "write_atomically", 6),
     "saving: fsync": (os, "fsync", 8),
     "saving: renaming": (os, "replace", 8),
-    "saving: fsync of the directory": (checkpoint, "sync_directory", 6),
+    "saving: fsync of the directory": (storage, "sync_directory", 6),
     "leaving": (distributed, "leave", 1),
 }
 """What a fault strikes: owner, function, and the number of calls among which one is drawn."""

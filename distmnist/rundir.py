@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from distmnist import __version__, checkpoint
-from distmnist.checkpoint import write_atomically
+from distmnist import __version__
+from distmnist.checkpoint import storage
+from distmnist.checkpoint.storage import write_atomically
 from distmnist.errors import RunError, UsageError
 
 RUNS, LATEST = Path("runs"), "latest"
@@ -221,10 +222,10 @@ class RunDirectory:
         try:
             folder.mkdir(exist_ok=True)
             if model in self.damaged:
-                checkpoint.set_damaged_aside(folder)
+                storage.set_damaged_aside(folder)
                 self.damaged.remove(model)
             written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            checkpoint.save(folder, {**snapshot, "written": written, "versions": versions()})
+            storage.save(folder, {**snapshot, "written": written, "versions": versions()})
         except OSError as error:
             raise RunError(f"{folder} cannot be written: {error.strerror}; the snapshot before is whole") from error
         self.write_history(model, snapshot)
@@ -236,7 +237,7 @@ class RunDirectory:
 
     def load(self, model: str) -> tuple[dict[str, Any] | None, str | None]:
         """The newest whole snapshot of <model> and what is wrong with a newer one: see `checkpoint.load_newest`."""
-        snapshot, trouble = checkpoint.load_newest(self.path / model)
+        snapshot, trouble = storage.load_newest(self.path / model)
         if trouble:
             self.damaged.add(model)
         return snapshot, trouble

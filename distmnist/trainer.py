@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from distmnist.checkpoint import weights_sha256
+from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import Config
 from distmnist.data.augmentation import draw_maps, warp
 from distmnist.data.datasets import Dataset, hold_out

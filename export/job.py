@@ -10,14 +10,15 @@ import onnx
 import onnxruntime
 import torch
 
-from distmnist import __version__, source
-from distmnist.checkpoint import weights_sha256, write_atomically
+from distmnist import __version__
+from distmnist.checkpoint import source
+from distmnist.checkpoint.source import Trained
+from distmnist.checkpoint.storage import weights_sha256, write_atomically
 from distmnist.commandline import hint
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset
 from distmnist.errors import UsageError
 from distmnist.rundir import newer_than_latest, noted_data
-from distmnist.source import Trained
 from distmnist.streams import say, warn
 
 from . import folder, gate, int8, onnx_file, parity, provenance, publish, reference, torchscript

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from distmnist.checkpoint import sync_directory, write_atomically
+from distmnist.checkpoint.storage import sync_directory, write_atomically
 from distmnist.errors import RunError, UsageError
 
 from . import folder

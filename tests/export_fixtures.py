@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from distmnist import checkpoint
+from distmnist.checkpoint import storage
 from distmnist.config import Config
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits
@@ -36,7 +36,7 @@ def train(folder: Path, dataset: Dataset, **options) -> None:
     config = Config(amp="off", threads=1, **options)
     target = folder / config.model
     target.mkdir(parents=True)
-    fit(config, World(), dataset, save=lambda snapshot: checkpoint.save(target, snapshot))
+    fit(config, World(), dataset, save=lambda snapshot: storage.save(target, snapshot))
 
 
 @pytest.fixture(scope="session")

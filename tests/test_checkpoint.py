@@ -11,8 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from distmnist import checkpoint, rundir
-from distmnist.checkpoint import MAGIC, SnapshotError, from_bytes, load, load_newest, save, to_bytes, weights_sha256
+from distmnist import rundir
+from distmnist.checkpoint import storage
+from distmnist.checkpoint.storage import (
+    MAGIC,
+    SnapshotError,
+    from_bytes,
+    load,
+    load_newest,
+    save,
+    to_bytes,
+    weights_sha256,
+)
 from distmnist.errors import RunError
 from distmnist.rundir import RunDirectory
 
@@ -230,7 +240,7 @@ def test_wherever_a_save_is_killed_after_a_resume_from_prev_the_run_can_be_resum
 
 def test_a_save_costs_no_reading_of_the_snapshots_on_disk(tmp_path, monkeypatch):
     directory = run_with_a_damaged_newest_snapshot(tmp_path / "run")
-    monkeypatch.setattr(checkpoint, "from_bytes", lambda *_: pytest.fail("a snapshot was read"))
+    monkeypatch.setattr(storage, "from_bytes", lambda *_: pytest.fail("a snapshot was read"))
     directory.save("mlp", snapshot(3))
     directory.save("mlp", snapshot(4))
     directory.release()
@@ -250,7 +260,7 @@ def no_sync(monkeypatch):
 def no_room(monkeypatch):
     resource = pytest.importorskip("resource", reason="no limits of this kind on Windows")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    write = checkpoint.write_atomically
+    write = storage.write_atomically
 
     def confined(*args, **kwargs):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
@@ -259,7 +269,7 @@ def no_room(monkeypatch):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    for module in (checkpoint, rundir):
+    for module in (storage, rundir):
         monkeypatch.setattr(module, "write_atomically", confined)
 
 

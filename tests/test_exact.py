@@ -8,8 +8,8 @@ import torch
 from digits import few_digits
 from ranks import run_ranks
 
-from distmnist import checkpoint
-from distmnist.checkpoint import weights_sha256
+from distmnist.checkpoint import storage
+from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import Config
 from distmnist.distributed import World
 from distmnist.signals import Wish
@@ -31,7 +31,7 @@ def train(
     Returns the last snapshot's bytes (on rank 0), the digest of the weights, and the history.
     """
     saved: list[bytes] = []
-    restored = snapshot and checkpoint.from_bytes(snapshot, "test")
+    restored = snapshot and storage.from_bytes(snapshot, "test")
     asked = itertools.count(restored["train"]["position"] if restored else 0)
 
     def wishes() -> Wish:
@@ -42,7 +42,7 @@ def train(
         world,
         few_digits(),
         snapshot=restored,
-        save=lambda state: saved.append(checkpoint.to_bytes(state)),
+        save=lambda state: saved.append(storage.to_bytes(state)),
         wishes=wishes,
     )
     return saved[-1] if saved else None, weights_sha256(result.state), result.history
@@ -55,7 +55,7 @@ def cut_and_resumed(world: World, given: dict[str, Any], cuts: tuple[int, ...]) 
     for cut in cuts:
         part, *_ = train(world, given, stop_at=cut)
         part = world.broadcast(part)
-        position = checkpoint.from_bytes(part, "test")["train"]["position"]
+        position = storage.from_bytes(part, "test")["train"]["position"]
         if position != cut + 1:
             differences.append(f"stopped at {position}, not {cut + 1}")
         again, digest_again, history_again = train(world, given, snapshot=part)
@@ -64,7 +64,7 @@ def cut_and_resumed(world: World, given: dict[str, Any], cuts: tuple[int, ...]) 
         if timeless(history_again) != timeless(history):
             differences.append(f"history after a cut at {cut}")
         if world.is_main:
-            old, new = (checkpoint.from_bytes(content, "test") for content in (whole, again))
+            old, new = (storage.from_bytes(content, "test") for content in (whole, again))
             differences += [f"{name} after a cut at {cut}" for name in unequal(timeless(old), timeless(new))]
     return differences
 

@@ -20,7 +20,7 @@ from digits import put
 from onnx import numpy_helper
 from torch import nn
 
-from distmnist import checkpoint, source
+from distmnist.checkpoint import source, storage
 from distmnist.data import datasets
 from distmnist.data.datasets import normalise
 from distmnist.models import published
@@ -143,9 +143,9 @@ def clean_environment() -> dict[str, str]:
 
 
 def test_provenance_travels_in_the_file(trained_run: Path, exported: Path) -> None:
-    snapshot = checkpoint.load(trained_run / "cnn" / "last.pt")
+    snapshot = storage.load(trained_run / "cnn" / "last.pt")
     said = {entry.key: entry.value for entry in onnx.load(exported / "cnn.onnx").metadata_props}
-    assert said["weights_sha256"] == checkpoint.weights_sha256(snapshot["model"])
+    assert said["weights_sha256"] == storage.weights_sha256(snapshot["model"])
     assert float(said["test_accuracy"]) == snapshot["result"]["test_accuracy"]
     assert json.loads(said["training_options"]) == snapshot["config"]
     assert json.loads(said["dataset"])["name"] == "mnist-sample"
@@ -154,9 +154,9 @@ def test_provenance_travels_in_the_file(trained_run: Path, exported: Path) -> No
 
 
 def test_when_and_with_what_a_run_was_trained_travels_too(trained_run: Path, tmp_path: Path) -> None:
-    snapshot = checkpoint.load(trained_run / "mlp" / "last.pt")
+    snapshot = storage.load(trained_run / "mlp" / "last.pt")
     noted = {"written": "2030-01-02T03:04:05Z", "versions": {"torch": "2.6.0", "python": "3.11.7"}}
-    checkpoint.save(tmp_path, snapshot | noted)
+    storage.save(tmp_path, snapshot | noted)
     said = provenance.describe(source.load(tmp_path)[0][0], 18)
     assert said["trained_at"] == noted["written"]
     assert json.loads(said["trained_with"]) == noted["versions"]
@@ -164,7 +164,7 @@ def test_when_and_with_what_a_run_was_trained_travels_too(trained_run: Path, tmp
 
 def test_the_weights_in_every_file_are_the_snapshots_bit_for_bit(trained_run: Path, exported: Path) -> None:
     for net in ("mlp", "cnn"):
-        state = checkpoint.load(trained_run / net / "last.pt")["model"]
+        state = storage.load(trained_run / net / "last.pt")["model"]
         for name in (f"{net}.onnx", f"{net}.pixels.onnx"):
             there = {t.name: numpy_helper.to_array(t) for t in onnx.load(exported / name).graph.initializer}
             assert all(there[key].tobytes() == tensor.numpy().tobytes() for key, tensor in state.items())
@@ -214,7 +214,7 @@ def save_snapshot(path: Path, name: str, net: nn.Module, **other) -> None:
         "dataset": datasets.load_sample().describe(),
         "result": None,
     }
-    path.write_bytes(checkpoint.to_bytes(snapshot | other))
+    path.write_bytes(storage.to_bytes(snapshot | other))
 
 
 def test_an_unfinished_net_is_exported_and_said_to_be_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -332,7 +332,7 @@ def bomb(path: Path) -> None:
     [
         (lambda path: path.write_bytes(b""), "damaged or no snapshot"),
         (lambda path: path.write_bytes(pickle.dumps({"model": 1})), "damaged or no snapshot"),
-        (lambda path: path.write_bytes(checkpoint.to_bytes({"model": {}})), "no snapshot of a net"),
+        (lambda path: path.write_bytes(storage.to_bytes({"model": {}})), "no snapshot of a net"),
         (lambda path: save_snapshot(path, "vgg", published.build_model("mlp")), "distmnist.models has mlp, cnn"),
         (lambda path: save_snapshot(path, "cnn", published.build_model("mlp")), "the weights do not fit"),
         (lambda path: save_snapshot(path, "mlp", published.build_model("mlp"), config=[1]), "no snapshot of a net"),

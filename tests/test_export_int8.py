@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from distmnist import source
+from distmnist.checkpoint import source
 from distmnist.data import datasets
 from distmnist.data.datasets import normalise
 from export import __main__ as command

@@ -12,9 +12,9 @@ import pytest
 from export_fixtures import small_sample
 from onnx import helper, numpy_helper
 
-from distmnist import checkpoint, source
+from distmnist.checkpoint import source, storage
+from distmnist.checkpoint.source import Trained
 from distmnist.data.datasets import load_sample
-from distmnist.source import Trained
 from export import __main__ as command
 from export import folder, gate, job, onnx_file, parity, provenance, reference, torchscript
 
@@ -252,7 +252,7 @@ def test_verify_against_a_run_finds_another_runs_export(deployed_mlp: Path, tmp_
     """The folder is consistent in itself, but not what this run trained."""
     state = source.build("mlp", {}, Path("other")).state_dict()
     of = {"config": {"model": "mlp"}, "dataset": load_sample().describe(), "result": None}
-    (tmp_path / "other.pt").write_bytes(checkpoint.to_bytes({"model": state, "train": {}} | of))
+    (tmp_path / "other.pt").write_bytes(storage.to_bytes({"model": state, "train": {}} | of))
     assert verify(deployed_mlp, str(tmp_path / "other.pt")) == 3
     assert "mlp: the weights are not those that were exported" in capsys.readouterr().err
 

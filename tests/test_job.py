@@ -13,7 +13,7 @@ from digits import few_digits
 from one_run import SMALL, contents, figures, refusal
 
 from distmnist import plots, summary, train
-from distmnist.checkpoint import weights_sha256
+from distmnist.checkpoint.storage import weights_sha256
 from distmnist.data import datasets
 from distmnist.log import Log, Silence
 from distmnist.machine import processor

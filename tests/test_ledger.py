@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distmnist.checkpoint import from_bytes, to_bytes
+from distmnist.checkpoint.storage import from_bytes, to_bytes
 from distmnist.config import Config
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits

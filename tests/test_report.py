@@ -14,7 +14,7 @@ import pytest
 import torch
 from made_up import change, made_up, study, sweep
 
-from distmnist import checkpoint
+from distmnist.checkpoint import storage
 from distmnist.data import datasets
 from distmnist.errors import UsageError
 from distmnist.report import answers, comparison, reading
@@ -301,9 +301,9 @@ def test_predictions_of_another_net_or_of_other_digits_are_refused(copy: Path):
     snapshot = torch.load(copy / "mlp/last.pt", weights_only=True)
     for tensor in snapshot["model"].values():
         tensor.neg_()
-    digest = checkpoint.weights_sha256(snapshot["model"])
+    digest = storage.weights_sha256(snapshot["model"])
     snapshot["result"]["weights_sha256"] = digest
-    checkpoint.save(copy / "mlp", snapshot)
+    storage.save(copy / "mlp", snapshot)
     change(copy / "summary.json", lambda s: s["models"]["mlp"].update(weights_sha256=digest))
     with pytest.raises(UsageError, match=r"test digits otherwise than predictions\.npz says"):
         answers.show(reading.read_run(copy).nets["mlp"], test)
@@ -319,7 +319,7 @@ def test_a_page_is_replaced_whole_or_not_at_all_and_a_strangers_never(
     folder: Path, finished: Path, monkeypatch, capsys
 ):
     before = (folder / "index.html").read_bytes()
-    write = checkpoint.write_atomically
+    write = storage.write_atomically
 
     def full(path: Path, content: bytes) -> None:
         if path.name == "index.html":

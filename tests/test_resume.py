@@ -11,7 +11,8 @@ import pytest
 from digits import few_digits
 from one_run import SMALL, contents, figures, refusal
 
-from distmnist import checkpoint, rundir, trainer
+from distmnist import rundir, trainer
+from distmnist.checkpoint import storage
 from distmnist.data import datasets
 from distmnist.recipes import RECIPES
 from distmnist.rundir import RunDirectory
@@ -203,8 +204,8 @@ def test_a_run_whose_newest_snapshot_is_damaged_goes_on_from_the_one_before_and_
     assert code == 0 and len(err) == 1
     assert "WARNING: a/mlp/last.pt is damaged" in err[0] and "resuming from the checkpoint before it" in err[0]
     assert figures("a")["weights_sha256"] == whole
-    assert all(checkpoint.load(Path("a/mlp", name)) for name in (checkpoint.LAST, checkpoint.PREVIOUS))
-    for name in (checkpoint.LAST, checkpoint.PREVIOUS):
+    assert all(storage.load(Path("a/mlp", name)) for name in (storage.LAST, storage.PREVIOUS))
+    for name in (storage.LAST, storage.PREVIOUS):
         Path("a/mlp", name).write_bytes(b"")
     assert "a/mlp/last.pt is damaged" in refusal(command("--resume", "--output=a"))
 

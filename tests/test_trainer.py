@@ -13,7 +13,7 @@ from ranks import run_ranks
 from torch import nn
 
 from distmnist import record, trainer
-from distmnist.checkpoint import weights_sha256
+from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import Config
 from distmnist.data.datasets import hold_out
 from distmnist.data.sampler import EpochPlan

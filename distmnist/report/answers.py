@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from scipy import stats
 
-from distmnist import source
+from distmnist.checkpoint import source
+from distmnist.checkpoint.source import Trained
 from distmnist.data.datasets import Digits
 from distmnist.errors import UsageError
 from distmnist.metrics import BATCH, CLASSES
 from distmnist.report.reading import Material, Net
-from distmnist.source import Trained
 from distmnist.study.significance import LEVEL, mcnemar
 
 BINS = 10

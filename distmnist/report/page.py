@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from distmnist import __version__, plots
-from distmnist.checkpoint import write_atomically
+from distmnist.checkpoint.storage import write_atomically
 from distmnist.data.datasets import MEAN, STD, Digits, normalise
 from distmnist.errors import RunError, UsageError
 from distmnist.models.published import CNN, FullyConnectedNN

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from distmnist import checkpoint
+from distmnist.checkpoint import storage
 from distmnist.config import ACTIVATIONS
 from distmnist.errors import UsageError
 from distmnist.models.published import MODELS, build_model
@@ -43,17 +43,17 @@ def load(path: Path) -> tuple[list[Trained], list[str]]:
     """
     if path.is_file():
         check_size(path)
-        return [from_snapshot(read(checkpoint.load, path), path)], []
+        return [from_snapshot(read(storage.load, path), path)], []
     if not path.is_dir():
         raise UsageError(f"{path} does not exist; name a run's directory or a snapshot (.pt)")
     folders = [path] if holds_snapshot(path) else [f for f in sorted(path.iterdir()) if holds_snapshot(f)]
     if not folders:
-        raise UsageError(f"{path} holds no snapshot (<model>/{checkpoint.LAST}); train one with distmnist.train")
+        raise UsageError(f"{path} holds no snapshot (<model>/{storage.LAST}); train one with distmnist.train")
     nets, warnings = {}, []
     for folder in folders:
-        for name in (checkpoint.LAST, checkpoint.PREVIOUS):
+        for name in (storage.LAST, storage.PREVIOUS):
             check_size(folder / name)
-        snapshot, trouble = read(checkpoint.load_newest, folder)
+        snapshot, trouble = read(storage.load_newest, folder)
         if trouble:
             warnings.append(f"{trouble}; taking the one before it")
         trained = from_snapshot(snapshot, folder)
@@ -64,7 +64,7 @@ def load(path: Path) -> tuple[list[Trained], list[str]]:
 
 
 def holds_snapshot(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (checkpoint.LAST, checkpoint.PREVIOUS))
+    return any((folder / name).is_file() for name in (storage.LAST, storage.PREVIOUS))
 
 
 def check_size(path: Path) -> None:
@@ -100,7 +100,7 @@ def from_snapshot(snapshot: dict[str, Any], where: Path) -> Trained:
         fill(net, snapshot["model"], where)
         json.dumps(options)
         dataset = {key: snapshot["dataset"][key] for key in ("name", "train", "test")}
-        digest = checkpoint.weights_sha256(net.state_dict())
+        digest = storage.weights_sha256(net.state_dict())
         written, versions = snapshot.get("written"), snapshot.get("versions")
         if not isinstance(written, str | None) or not isinstance(versions, dict | None):
             raise TypeError("written or versions")

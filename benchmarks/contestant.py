@@ -22,7 +22,7 @@ from benchmarks.peers import ours
 from benchmarks.peers.case import Case, cut, remainder
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset
-from distmnist.distributed import World, join
+from distmnist.distributed.world import World, join
 from distmnist.metrics import evaluate
 from distmnist.models.published import build_model
 from distmnist.reducer import sum_over_ranks

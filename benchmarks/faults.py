@@ -17,10 +17,11 @@ from typing import Any
 
 import torch.distributed as dist
 
-from distmnist import distributed, job, shared_memory, train, trainer
+from distmnist import job, shared_memory, train, trainer
 from distmnist.checkpoint import storage
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits
+from distmnist.distributed import world
 
 TRAIN, TEST, BATCH, EPOCHS, SNAPSHOT_STEPS = 360, 100, 64, 2, 3
 VIRTUAL_RANKS = 8
@@ -30,18 +31,18 @@ HANG_SECONDS = 4.0
 
 MOMENTS: dict[str, tuple[Any, str, int]] = {
     "start-up": (datasets, "load", 1),
-    "set-up: connecting": (distributed.World, "connect", 1),
+    "set-up: connecting": (world.World, "connect", 1),
     "set-up: meeting in shared memory": (shared_memory, "meet_peers", 1),
-    "an agreement": (distributed.World, "agreement", 6),
+    "an agreement": (world.World, "agreement", 6),
     "a step": (trainer.Trainer, "_step", 11),
     "evaluation": (trainer, "evaluate", 2),
-    "evaluation: adding up": (distributed.World, "sum_", 4),
+    "evaluation: adding up": (world.World, "sum_", 4),
     "saving: serializing": (storage, "to_bytes", 3),
     "saving: writing": (storage, "write_atomically", 6),
     "saving: fsync": (os, "fsync", 8),
     "saving: renaming": (os, "replace", 8),
     "saving: fsync of the directory": (storage, "sync_directory", 6),
-    "leaving": (distributed, "leave", 1),
+    "leaving": (world, "leave", 1),
 }
 """What a fault strikes: owner, function, and the number of calls among which one is drawn."""
 

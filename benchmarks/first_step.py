@@ -15,7 +15,8 @@ FILE = "FIRST_STEP"
 
 def main() -> None:
     moments = {"imports": time.monotonic()}
-    from distmnist import distributed, job, signals, train
+    from distmnist import job, signals, train
+    from distmnist.distributed import world
 
     def stamp(owner: Any, name: str, stage: str) -> None:
         original = getattr(owner, name)
@@ -39,7 +40,7 @@ def main() -> None:
 
     stamp(job, "run", "meeting the others")
     stamp(job, "find_digits", "digits")
-    stamp(distributed.World, "connect", "process group")
+    stamp(world.World, "connect", "process group")
     stamp(job, "fit", "building the net")
     signals.Signals.__call__ = wish
     sys.exit(train.main())

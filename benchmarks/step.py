@@ -23,7 +23,7 @@ from distmnist import reducer, trainer
 from distmnist.config import Config
 from distmnist.data import datasets, loader
 from distmnist.data.datasets import Dataset, Digits
-from distmnist.distributed import World, join
+from distmnist.distributed.world import World, join
 from distmnist.log import Silence
 from distmnist.machine import be_deterministic, flush_denormals, keep_freed_memory
 from distmnist.models.published import MODELS

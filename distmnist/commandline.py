@@ -15,9 +15,9 @@ from typing import IO, Any, NoReturn
 
 from distmnist import streams
 from distmnist.config import Config, expand, option_flag, positive, resolve, value_type
+from distmnist.distributed.failure import describe, exit_code, print_failure, print_once_a_machine
+from distmnist.distributed.launcher import has_siblings
 from distmnist.errors import RunError, UsageError
-from distmnist.failure import describe, exit_code, print_failure, print_once_a_machine
-from distmnist.launcher import has_siblings
 
 
 class Parser(argparse.ArgumentParser):

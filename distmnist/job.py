@@ -14,9 +14,9 @@ from distmnist.commandline import hint, quoted
 from distmnist.config import Config, data_is_chosen, from_json, option_flag, resolve, to_json
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset
-from distmnist.distributed import World, choose_device, join
+from distmnist.distributed.launcher import this_process
+from distmnist.distributed.world import World, choose_device, join
 from distmnist.errors import UsageError
-from distmnist.launcher import this_process
 from distmnist.log import Log, Silence
 from distmnist.machine import (
     be_deterministic,

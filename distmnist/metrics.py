@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from distmnist.data.datasets import Digits
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 
 CLASSES = 10
 PUBLISHED_BATCH = 64

@@ -13,7 +13,7 @@ from torch.futures import Future
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.shared_memory import SharedMemory, share_memory
 
 BUCKET_MIB = 25

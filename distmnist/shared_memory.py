@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distmnist.distributed import World
-from distmnist.failure import PeerLost
+from distmnist.distributed.failure import PeerLost
+from distmnist.distributed.world import World
 
 PATIENCE = 10.0
 """Seconds for which a socket waits while the memory is set up, if the time-out is not shorter."""

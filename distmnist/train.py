@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from distmnist import streams
 from distmnist.commandline import answer, end, parse
-from distmnist.launcher import refuse_separate_tasks
+from distmnist.distributed.launcher import refuse_separate_tasks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from distmnist.data.augmentation import draw_maps, warp
 from distmnist.data.datasets import Dataset, hold_out
 from distmnist.data.loader import Shard, load
 from distmnist.data.sampler import GlobalBatchSampler
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.errors import RunError
 from distmnist.layout import lay_out
 from distmnist.log import Log, Silence

@@ -11,7 +11,7 @@ from digits import few_digits, published, synthetic_files
 from distmnist import train
 from distmnist.data import datasets, idx
 from distmnist.data.datasets import Dataset
-from distmnist.launcher import VARIABLES
+from distmnist.distributed.launcher import VARIABLES
 
 CLOSED = "http://127.0.0.1:9"
 """A proxy that refuses at once (the discard port): a download that a test has not replaced fails without delay."""

@@ -15,7 +15,7 @@ from distmnist.checkpoint import storage
 from distmnist.config import Config
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.trainer import fit
 from export import __main__ as command
 from export import parity

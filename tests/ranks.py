@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from distmnist.distributed import join
+from distmnist.distributed.world import join
 
 PATHS = (str(Path(__file__).parents[1]), str(Path(__file__).parent))
 PRELOAD = ["pytest", "torch", "torch._dynamo", "distmnist.job", "ranks"]
@@ -49,7 +49,7 @@ def run_ranks(
     """Calls function(world, *args) on `world_size` gloo ranks of one thread each. Returns what they return, by rank.
 
     The function, its arguments and results must pickle; the function has to lie at the top level of a module. `world`
-    comes from `distmnist.distributed.join` and is connected, unless `connect` is false. `patience`: seconds that ranks
+    comes from `join` and is connected, unless `connect` is false. `patience`: seconds that ranks
     wait for each other. `environment`: variables beside torchrun's; "{rank}" in a value is replaced.
     Raises RankFailed with the traceback of the first rank that fails; after `timeout` seconds in all, too. No process
     outlives the call.

@@ -11,7 +11,7 @@ from distmnist.config import Config
 from distmnist.data import augmentation
 from distmnist.data.augmentation import affine_maps, draw_maps, warp
 from distmnist.data.sampler import EpochPlan
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.models.published import MODELS
 from distmnist.trainer import fit
 

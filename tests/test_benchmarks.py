@@ -13,7 +13,7 @@ from benchmarks.linkmodel import Link, Point, errors, fit
 from benchmarks.peers.case import Case, remainder
 from benchmarks.peers.layout import from_channels_last, to_channels_last
 from benchmarks.setting import fill, markdown
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.models.published import build_model
 
 PEERS = {"published": "torchvision", "resident": "torch", "lightning": "lightning", "accelerate": "accelerate"}

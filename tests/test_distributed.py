@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from ranks import end_processes, run_processes, run_ranks
 
-from distmnist.distributed import World, choose_device, join
+from distmnist.distributed.launcher import VARIABLES
+from distmnist.distributed.world import World, choose_device, join
 from distmnist.errors import RunError, UsageError
-from distmnist.launcher import VARIABLES
 
 
 def message(error_type, function, *args):

@@ -17,7 +17,7 @@ from ranks import run_processes
 
 from distmnist import machine
 from distmnist.data import idx
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.doctor import __main__ as doctor
 from distmnist.doctor import checks, examination, measurements
 from distmnist.doctor.measurements import StepTimes

@@ -13,9 +13,9 @@ import torch.distributed as dist
 from benchmarks import faults
 from benchmarks.damage import damages
 from distmnist import job
+from distmnist.distributed.launcher import parent_process
+from distmnist.distributed.rendezvous import Member, meet
 from distmnist.errors import RunError, UsageError
-from distmnist.launcher import parent_process
-from distmnist.rendezvous import Member, meet
 from distmnist.rundir import Launch
 
 

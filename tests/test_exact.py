@@ -11,7 +11,7 @@ from ranks import run_ranks
 from distmnist.checkpoint import storage
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import Config
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.signals import Wish
 from distmnist.trainer import fit
 

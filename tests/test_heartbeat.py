@@ -9,10 +9,10 @@ import time
 import pytest
 import torch.distributed as dist
 
-from distmnist import heartbeat
-from distmnist.beats import Beat, judge
-from distmnist.heartbeat import Heartbeat
-from distmnist.launcher import process_space, process_started
+from distmnist.distributed import heartbeat
+from distmnist.distributed.beats import Beat, judge
+from distmnist.distributed.heartbeat import Heartbeat
+from distmnist.distributed.launcher import process_space, process_started
 from distmnist.signals import Signals
 
 

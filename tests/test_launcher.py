@@ -12,11 +12,11 @@ from ranks import end_processes, free_port
 from distmnist import train
 from distmnist.commandline import answer
 from distmnist.data import datasets
-from distmnist.distributed import join
+from distmnist.distributed.failure import describe
+from distmnist.distributed.launcher import name_process, parent_process, process_started
+from distmnist.distributed.world import join
 from distmnist.doctor import __main__ as doctor
 from distmnist.errors import UsageError
-from distmnist.failure import describe
-from distmnist.launcher import name_process, parent_process, process_started
 from distmnist.report import __main__ as report
 from distmnist.study import __main__ as study
 from distmnist.sweep import __main__ as sweep

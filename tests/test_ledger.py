@@ -9,7 +9,7 @@ from distmnist.config import Config
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.data.sampler import EpochPlan
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.models.published import MODELS
 from distmnist.signals import Wish
 from distmnist.trainer import fit

@@ -7,7 +7,7 @@ from digits import few_digits, random_digits
 from ranks import run_ranks
 from torch import nn
 
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.metrics import Evaluation, evaluate
 from distmnist.models.published import build_model
 

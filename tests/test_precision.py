@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from distmnist import machine, precision
 from distmnist.config import Config
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.models.published import build_model
 from distmnist.optim import SGD, learning_rate
 from distmnist.precision import Precision, choose_amp

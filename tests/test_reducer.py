@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from distmnist import reducer
 from distmnist.data.sampler import EpochPlan
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.models.published import build_model
 from distmnist.reducer import Ballot, BallotBox, build_reducer, differentiate
 from distmnist.shared_memory import SharedMemory

@@ -9,7 +9,7 @@ import torch
 from ranks import run_ranks
 
 from distmnist import reducer, shared_memory
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.errors import RunError
 from distmnist.models.published import build_model
 from distmnist.shared_memory import share_memory

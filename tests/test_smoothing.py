@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from distmnist.config import Config
 from distmnist.data.sampler import EpochPlan
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.metrics import evaluate
 from distmnist.models.published import build_model
 from distmnist.reducer import build_reducer

@@ -17,7 +17,7 @@ from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import Config
 from distmnist.data.datasets import hold_out
 from distmnist.data.sampler import EpochPlan
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.errors import RunError
 from distmnist.metrics import evaluate
 from distmnist.models.published import MODELS, build_model
@@ -258,7 +258,7 @@ def test_one_process_fits_run_inside_a_larger_job(digits):
 def test_one_process_trains_without_importing_torchs_compiler(options):
     code = (
         "import sys; from distmnist.config import Config; from distmnist.data.datasets import load_sample\n"
-        "from distmnist.distributed import World; from distmnist.trainer import fit\n"
+        "from distmnist.distributed.world import World; from distmnist.trainer import fit\n"
         f"result = fit(Config(**{options}, max_steps=2), World(), load_sample())\n"
         "print(result.history[-1]['step'], sorted({'torch._dynamo', 'sympy'} & sys.modules.keys()))"
     )

@@ -10,7 +10,7 @@ from torch import nn
 
 from distmnist import trainer
 from distmnist.config import Config
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.errors import RunError
 from distmnist.models.published import MODELS
 from distmnist.signals import Wish

@@ -7,7 +7,7 @@ from distmnist.config import Config
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.data.loader import load
 from distmnist.data.sampler import GlobalBatchSampler
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.job import set_up_machine
 from distmnist.trainer import fit
 

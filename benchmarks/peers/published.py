@@ -7,7 +7,7 @@ from torchvision import datasets, transforms
 from benchmarks import published_loop
 from benchmarks.peers.case import Case, Run
 from distmnist.data.datasets import MEAN, STD, Digits
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 
 
 class MNIST(datasets.MNIST):

@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from benchmarks.peers.case import LR, Case, Run
 from distmnist.data.datasets import Digits, normalise
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 
 
 def prepare(case: Case, digits: Digits, _: World) -> Run:

@@ -10,7 +10,7 @@ import torch
 
 from distmnist.config import Config
 from distmnist.data import datasets
-from distmnist.distributed import World, choose_device
+from distmnist.distributed.world import World, choose_device
 from distmnist.doctor import network
 from distmnist.errors import UsageError
 from distmnist.machine import default_processes, default_threads, processor, usable_cores

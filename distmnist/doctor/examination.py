@@ -14,12 +14,12 @@ import torch
 
 from distmnist import streams
 from distmnist.config import Config
-from distmnist.distributed import World, join
+from distmnist.distributed.failure import first_line, print_failure
+from distmnist.distributed.world import World, join
 from distmnist.doctor import checks, measurements, network
 from distmnist.doctor.checks import OK, PROBLEM, WARNING, Finding
 from distmnist.doctor.measurements import StepTimes
 from distmnist.errors import RunError, UsageError
-from distmnist.failure import first_line, print_failure
 from distmnist.job import set_up_machine
 from distmnist.machine import die_with_parent
 from distmnist.rundir import versions

@@ -9,7 +9,7 @@ import torch
 
 from distmnist.config import Config
 from distmnist.data.datasets import Dataset, Digits, load_sample
-from distmnist.distributed import World
+from distmnist.distributed.world import World
 from distmnist.models.published import MODELS
 from distmnist.signals import Wish
 from distmnist.trainer import fit

@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from distmnist import streams
 from distmnist.commandline import Parser, answer, end, to_path
+from distmnist.distributed.launcher import refuse_separate_tasks
 from distmnist.errors import UsageError
-from distmnist.launcher import refuse_separate_tasks
 
 NEEDED = ("matplotlib", "scipy", "jinja2")
 

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 from distmnist.commandline import Parser, add_options, answer, check_count, end, hint, several, to_path
 from distmnist.config import RECIPES, Config, resolve
+from distmnist.distributed.launcher import refuse_separate_tasks
 from distmnist.errors import UsageError
-from distmnist.launcher import refuse_separate_tasks
 
 OWN = ("recipe", "output", "resume", "seed", "virtual_ranks", "timeout")
 """Options of training that a study sets itself, or that one process has no use for."""

@@ -21,9 +21,9 @@ import torch
 from distmnist import train
 from distmnist.config import Config, data_is_chosen, option_flag, resolve, to_json
 from distmnist.data import datasets
+from distmnist.distributed.launcher import VARIABLES
 from distmnist.errors import RunError, UsageError
 from distmnist.job import nets
-from distmnist.launcher import VARIABLES
 from distmnist.log import Log
 from distmnist.machine import die_with_parent, usable_cores
 from distmnist.rundir import RunDirectory, read_config

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 from distmnist.commandline import Parser, add_options, answer, check_count, end, to_path
 from distmnist.config import TRAINING, Config, option_flag, resolve
+from distmnist.distributed.launcher import refuse_separate_tasks
 from distmnist.errors import UsageError
-from distmnist.launcher import refuse_separate_tasks
 
 SPACE: dict[str, list[Any]] = {
     "lr": [3e-4, 1e-3, 3e-3],

@@ -12,12 +12,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distmnist.beats import Beat, kill
+from distmnist.distributed.beats import Beat, kill
+from distmnist.distributed.failure import PeerLost, describe, exit_code, first_line, wait_until
+from distmnist.distributed.heartbeat import Heartbeat
+from distmnist.distributed.launcher import (
+    Ranks,
+    agent_hosts_store,
+    attempt,
+    from_environment,
+    parent_process,
+)
+from distmnist.distributed.rendezvous import (
+    MARGIN,
+    check_interface,
+    limited,
+    meet,
+    open_store,
+    polls,
+    stay_on_this_machine,
+)
 from distmnist.errors import RunError, UsageError
-from distmnist.failure import PeerLost, describe, exit_code, first_line, wait_until
-from distmnist.heartbeat import Heartbeat
-from distmnist.launcher import Ranks, agent_hosts_store, attempt, from_environment, parent_process
-from distmnist.rendezvous import MARGIN, check_interface, limited, meet, open_store, polls, stay_on_this_machine
 
 BACKSTOP = datetime.timedelta(days=1)
 """How long a collective may take. The heartbeat, which can name the rank to blame, ends a wait long before."""

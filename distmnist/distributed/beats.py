@@ -5,8 +5,8 @@ import os
 import signal
 import socket
 
-from distmnist.failure import GRACE, Failure, wait_until
-from distmnist.launcher import process_space, process_started
+from distmnist.distributed.failure import GRACE, Failure, wait_until
+from distmnist.distributed.launcher import process_space, process_started
 
 
 @dataclasses.dataclass

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-from distmnist.beats import Beat, first_beat
+from distmnist.distributed.beats import Beat, first_beat
+from distmnist.distributed.failure import POLL, first_line
+from distmnist.distributed.launcher import Ranks, agent_hosts_store, attempt, parent_process
 from distmnist.errors import RunError, UsageError
-from distmnist.failure import POLL, first_line
-from distmnist.launcher import Ranks, agent_hosts_store, attempt, parent_process
 from distmnist.machine import loopback
 
 MARGIN = 2.0

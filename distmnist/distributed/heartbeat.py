@@ -26,9 +26,8 @@ from typing import NoReturn, Self
 import torch.distributed as dist
 
 from distmnist import streams
-from distmnist.beats import Beat, ended, first_beat, judge, kill
-from distmnist.errors import RunError, UsageError
-from distmnist.failure import (
+from distmnist.distributed.beats import Beat, ended, first_beat, judge, kill
+from distmnist.distributed.failure import (
     GRACE,
     Failure,
     PeerLost,
@@ -41,7 +40,8 @@ from distmnist.failure import (
     settle,
     wait_until,
 )
-from distmnist.launcher import agent_hosts_store
+from distmnist.distributed.launcher import agent_hosts_store
+from distmnist.errors import RunError, UsageError
 
 INTERVAL = 1.0
 """Seconds between two beats."""
@@ -52,7 +52,7 @@ SILENT = 3.0
 ENDING = 5.0
 """Seconds in which a thread reports a failure and ends the process, if the store answers."""
 STOPPING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
-WAITING = {"rendezvous.py", "distributed.py", "heartbeat.py", "shared_memory.py"}
+WAITING = {"rendezvous.py", "world.py", "heartbeat.py", "shared_memory.py"}
 """Files whose functions wait for other ranks: where a rank stands is told by what called them."""
 
 

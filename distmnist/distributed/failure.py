@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from distmnist import streams
+from distmnist.distributed.launcher import parent_process
 from distmnist.errors import RunError, UsageError
-from distmnist.launcher import parent_process
 
 if TYPE_CHECKING:  # importing torch takes two seconds, which a mistyped option need not take
     from torch.distributed import Store

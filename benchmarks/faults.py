@@ -17,11 +17,12 @@ from typing import Any
 
 import torch.distributed as dist
 
-from distmnist import job, shared_memory, train, trainer
+from distmnist import job, train, trainer
 from distmnist.checkpoint import storage
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.distributed import world
+from distmnist.fast import shared_memory
 
 TRAIN, TEST, BATCH, EPOCHS, SNAPSHOT_STEPS = 360, 100, 64, 2, 3
 VIRTUAL_RANKS = 8

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from distmnist.distributed.world import World
-from distmnist.shared_memory import SharedMemory, share_memory
+from distmnist.fast.shared_memory import SharedMemory, share_memory
 
 BUCKET_MIB = 25
 """Given explicitly, it also replaces DDP's first bucket of 1 MiB: both nets' gradients then travel as one message."""

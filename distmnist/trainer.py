@@ -20,7 +20,7 @@ from distmnist.data.loader import Shard, load
 from distmnist.data.sampler import GlobalBatchSampler
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
-from distmnist.layout import lay_out
+from distmnist.fast.layout import lay_out
 from distmnist.log import Log, Silence
 from distmnist.metrics import Evaluation, evaluate
 from distmnist.models.published import build_model

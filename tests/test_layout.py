@@ -5,7 +5,7 @@ import torch
 from digits import random_digits
 from torch.nn import functional
 
-from distmnist.layout import Bare, Blocked, lay_out
+from distmnist.fast.layout import Bare, Blocked, lay_out
 from distmnist.models.published import FullyConnectedNN, build_model
 from distmnist.precision import Precision
 

@@ -10,9 +10,9 @@ from torch.profiler import ProfilerActivity, profile
 from distmnist import reducer
 from distmnist.data.sampler import EpochPlan
 from distmnist.distributed.world import World
+from distmnist.fast.shared_memory import SharedMemory
 from distmnist.models.published import build_model
 from distmnist.reducer import Ballot, BallotBox, build_reducer, differentiate
-from distmnist.shared_memory import SharedMemory
 
 BATCHES = [[64, 64, 21], [5, 1, 64, 2], [1, 64, 3]]
 """Digits in each global batch: the last one smaller; some shares empty; some empty from the start."""

@@ -8,11 +8,12 @@ import pytest
 import torch
 from ranks import run_ranks
 
-from distmnist import reducer, shared_memory
+from distmnist import reducer
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
+from distmnist.fast import shared_memory
+from distmnist.fast.shared_memory import share_memory
 from distmnist.models.published import build_model
-from distmnist.shared_memory import share_memory
 
 ROUNDS = 20
 

@@ -17,12 +17,13 @@ from typing import Any
 
 import torch.distributed as dist
 
-from distmnist import job, train, trainer
+from distmnist import job, train
 from distmnist.checkpoint import storage
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.distributed import world
 from distmnist.fast import shared_memory
+from distmnist.training import trainer
 
 TRAIN, TEST, BATCH, EPOCHS, SNAPSHOT_STEPS = 360, 100, 64, 2, 3
 VIRTUAL_RANKS = 8

@@ -15,8 +15,9 @@ FILE = "FIRST_STEP"
 
 def main() -> None:
     moments = {"imports": time.monotonic()}
-    from distmnist import job, signals, train
+    from distmnist import job, train
     from distmnist.distributed import world
+    from distmnist.training import requests
 
     def stamp(owner: Any, name: str, stage: str) -> None:
         original = getattr(owner, name)
@@ -27,7 +28,7 @@ def main() -> None:
 
         setattr(owner, name, stamped)
 
-    def wish(_: signals.Signals) -> signals.Wish:
+    def wish(_: requests.Signals) -> requests.Wish:
         """Asked before every step: the second time, the first step is done."""
         if "first step" in moments:
             moments["done"] = time.monotonic()
@@ -36,13 +37,13 @@ def main() -> None:
                     json.dump(moments, file)
             os._exit(0)
         moments["first step"] = time.monotonic()
-        return signals.Wish.NOTHING
+        return requests.Wish.NOTHING
 
     stamp(job, "run", "meeting the others")
     stamp(job, "find_digits", "digits")
     stamp(world.World, "connect", "process group")
     stamp(job, "fit", "building the net")
-    signals.Signals.__call__ = wish
+    requests.Signals.__call__ = wish
     sys.exit(train.main())
 
 

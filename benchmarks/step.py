@@ -19,7 +19,6 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from distmnist import reducer, trainer
 from distmnist.config import Config
 from distmnist.data import datasets, loader
 from distmnist.data.datasets import Dataset, Digits
@@ -28,8 +27,9 @@ from distmnist.log import Silence
 from distmnist.machine import be_deterministic, flush_denormals, keep_freed_memory
 from distmnist.models.published import MODELS
 from distmnist.rundir import RunDirectory
-from distmnist.signals import no_wish
-from distmnist.trainer import Trainer
+from distmnist.training import gradients, trainer
+from distmnist.training.requests import no_wish
+from distmnist.training.trainer import Trainer
 
 
 class TorchAdam(torch.optim.Adam):
@@ -86,9 +86,9 @@ VARIANTS = {
     "torch.optim.Adam(fused=True)": Variant(
         replaced=(trainer, "build_optimizer", lambda parameters, config: TorchAdam(parameters, config.lr, fused=True))
     ),
-    "torch.autograd's backward": Variant(replaced=(reducer, "differentiate", backward)),
+    "torch.autograd's backward": Variant(replaced=(gradients, "differentiate", backward)),
     "no digits read ahead": Variant(replaced=(loader, "READ_AHEAD", 1)),
-    "gloo, not shared memory": Variant(replaced=(reducer, "share_memory", lambda *_: None), min_ranks=2),
+    "gloo, not shared memory": Variant(replaced=(gradients, "share_memory", lambda *_: None), min_ranks=2),
 }
 
 

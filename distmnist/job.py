@@ -28,10 +28,10 @@ from distmnist.machine import (
     keep_freed_memory,
 )
 from distmnist.models.published import MODELS
-from distmnist.precision import choose_amp
 from distmnist.rundir import Launch, RunDirectory, newer_than_latest, noted_data, versions
-from distmnist.signals import Signals
-from distmnist.trainer import Snapshot, fit
+from distmnist.training.precision import choose_amp
+from distmnist.training.requests import Signals
+from distmnist.training.trainer import Snapshot, fit
 
 Given = dict[str, Any]
 """The options that were typed, by name: what is left is up to the recipe and the defaults."""

@@ -8,7 +8,7 @@ import torch
 from distmnist import __version__
 from distmnist.checkpoint.source import Trained
 from distmnist.data.datasets import MEAN, STD
-from distmnist.metrics import CLASSES
+from distmnist.training.evaluation import CLASSES
 
 
 def describe(trained: Trained, opset: int) -> dict[str, str]:

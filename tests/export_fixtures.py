@@ -16,7 +16,7 @@ from distmnist.config import Config
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.distributed.world import World
-from distmnist.trainer import fit
+from distmnist.training.trainer import fit
 from export import __main__ as command
 from export import parity
 from export.predict import Predictor

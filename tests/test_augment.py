@@ -13,7 +13,7 @@ from distmnist.data.augmentation import affine_maps, draw_maps, warp
 from distmnist.data.sampler import EpochPlan
 from distmnist.distributed.world import World
 from distmnist.models.published import MODELS
-from distmnist.trainer import fit
+from distmnist.training.trainer import fit
 
 
 def blob(x: float, y: float) -> torch.Tensor:

@@ -160,9 +160,9 @@ def test_a_step_without_one_of_its_fast_parts_computes_the_same_within_rounding(
 
 
 def test_steps_are_measured_once_a_round_and_nothing_stays_replaced():
-    before = step.trainer.lay_out, step.reducer.differentiate
+    before = step.trainer.lay_out, step.gradients.differentiate
     times = step.measure(World(), "mlp", 2, few_digits())
     assert step.OURS in times and "gloo, not shared memory" not in times
     assert all(len(each) == 2 and min(each) > 0 for each in times.values())
-    assert (step.trainer.lay_out, step.reducer.differentiate) == before
+    assert (step.trainer.lay_out, step.gradients.differentiate) == before
     assert not torch.are_deterministic_algorithms_enabled()

@@ -16,7 +16,7 @@ from distmnist import config, train
 from distmnist.commandline import parse
 from distmnist.config import ACTIVATIONS, Config, from_json, option_flag, resolve, to_json, value_type
 from distmnist.errors import UsageError
-from distmnist.optim import build_optimizer, learning_rate
+from distmnist.training.optimizer import build_optimizer, learning_rate
 
 FIELDS = dataclasses.fields(Config)
 

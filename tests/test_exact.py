@@ -12,8 +12,8 @@ from distmnist.checkpoint import storage
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import Config
 from distmnist.distributed.world import World
-from distmnist.signals import Wish
-from distmnist.trainer import fit
+from distmnist.training.requests import Wish
+from distmnist.training.trainer import fit
 
 STEPS = 2 * 5  # two epochs of 300 digits in batches of 64, the last one of 44
 

@@ -13,7 +13,7 @@ from distmnist.distributed import heartbeat
 from distmnist.distributed.beats import Beat, judge
 from distmnist.distributed.heartbeat import Heartbeat
 from distmnist.distributed.launcher import process_space, process_started
-from distmnist.signals import Signals
+from distmnist.training.requests import Signals
 
 
 def beat(rank, phase, *, waiting=False, still=9.0, limit=5.0, **more):

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from distmnist.fast.layout import Bare, Blocked, lay_out
 from distmnist.models.published import FullyConnectedNN, build_model
-from distmnist.precision import Precision
+from distmnist.training.precision import Precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -11,8 +11,8 @@ from distmnist.data.datasets import Dataset, Digits
 from distmnist.data.sampler import EpochPlan
 from distmnist.distributed.world import World
 from distmnist.models.published import MODELS
-from distmnist.signals import Wish
-from distmnist.trainer import fit
+from distmnist.training.requests import Wish
+from distmnist.training.trainer import fit
 
 DIGITS, BATCH, EPOCHS, LR, STEPS_BETWEEN_SNAPSHOTS = 90, 16, 3, 0.5, 2
 

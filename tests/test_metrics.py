@@ -8,8 +8,8 @@ from ranks import run_ranks
 from torch import nn
 
 from distmnist.distributed.world import World
-from distmnist.metrics import Evaluation, evaluate
 from distmnist.models.published import build_model
+from distmnist.training.evaluation import Evaluation, evaluate
 
 
 def by_hand(losses):

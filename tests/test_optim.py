@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distmnist.config import Config
-from distmnist.optim import build_optimizer, learning_rate
+from distmnist.training.optimizer import build_optimizer, learning_rate
 
 LR = 0.3
 

@@ -7,14 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from distmnist import machine, precision
+from distmnist import machine
 from distmnist.config import Config
 from distmnist.distributed.world import World
 from distmnist.models.published import build_model
-from distmnist.optim import SGD, learning_rate
-from distmnist.precision import Precision, choose_amp
-from distmnist.reducer import ShardLoss
-from distmnist.trainer import fit
+from distmnist.training import precision
+from distmnist.training.gradients import ShardLoss
+from distmnist.training.optimizer import SGD, learning_rate
+from distmnist.training.precision import Precision, choose_amp
+from distmnist.training.trainer import fit
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

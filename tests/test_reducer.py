@@ -7,12 +7,12 @@ from ranks import run_ranks
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from distmnist import reducer
 from distmnist.data.sampler import EpochPlan
 from distmnist.distributed.world import World
 from distmnist.fast.shared_memory import SharedMemory
 from distmnist.models.published import build_model
-from distmnist.reducer import Ballot, BallotBox, build_reducer, differentiate
+from distmnist.training import gradients
+from distmnist.training.gradients import Ballot, BallotBox, build_reducer, differentiate
 
 BATCHES = [[64, 64, 21], [5, 1, 64, 2], [1, 64, 3]]
 """Digits in each global batch: the last one smaller; some shares empty; some empty from the start."""
@@ -25,7 +25,7 @@ def one_gradient(net, images, labels):
     return torch.autograd.grad(loss, list(model.parameters())), loss.item() * len(labels)
 
 
-def gradients(world, net, counts, virtual_ranks=0):
+def gradients_of(world, net, counts, virtual_ranks=0):
     """For each batch: its gradient, the sum of the ballots, each rank voting otherwise."""
     torch.manual_seed(world.rank)
     model = build_model(net, seed=1)
@@ -62,8 +62,8 @@ def check(answers, net, counts, voters):
 
 def gradients_of_all(world, cases, shared):
     if not shared:
-        reducer.share_memory = lambda world, slot: None
-    return [gradients(world, net, counts) for net, counts in cases]
+        gradients.share_memory = lambda world, slot: None
+    return [gradients_of(world, net, counts) for net, counts in cases]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_differentiating_gives_the_bits_of_torchs_backward_and_grad_and_nothing_
 def messages(world, shared):
     """What is sent in one step, after the warm-ups and the step at which DDP sorts its buckets anew."""
     if not shared:
-        reducer.share_memory = lambda world, slot: None
+        gradients.share_memory = lambda world, slot: None
     gathered = []
     gather = SharedMemory.all_gather
     SharedMemory.all_gather = lambda memory, tensor: gathered.append("shared memory") or gather(memory, tensor)
@@ -162,7 +162,7 @@ def windowed(monkeypatch):
     monkeypatch.setattr(BallotBox, "EVERY", 4)
     plain_empty = torch.empty
     monkeypatch.setattr(
-        reducer.torch, "empty", lambda *args, pin_memory=False, device=None, **rest: plain_empty(*args, **rest)
+        gradients.torch, "empty", lambda *args, pin_memory=False, device=None, **rest: plain_empty(*args, **rest)
     )
     return BallotBox(torch.device("cuda"))
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from ranks import run_ranks
 
-from distmnist import reducer
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
 from distmnist.fast import shared_memory
 from distmnist.fast.shared_memory import share_memory
 from distmnist.models.published import build_model
+from distmnist.training import gradients
 
 ROUNDS = 20
 
@@ -98,9 +98,9 @@ def test_memory_and_sockets_go_with_their_last_user():
 def gradient(world, shared):
     """The ballots' sum and the gradient of three ranks' different digits, over shared memory or over gloo."""
     if not shared:
-        reducer.share_memory = lambda world, slot: None
+        gradients.share_memory = lambda world, slot: None
     model = build_model("mlp")
-    reducing = reducer.build_reducer(model, world)
+    reducing = gradients.build_reducer(model, world)
     images = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(world.rank))
     reducing.start()
     loss_sum, ballot = reducing.module(images, torch.arange(4), torch.zeros(2))

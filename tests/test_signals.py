@@ -5,14 +5,15 @@ import signal
 
 import pytest
 
-from distmnist import job, signals, train
-from distmnist.signals import Signals, Wish
+from distmnist import job, train
+from distmnist.training import requests
+from distmnist.training.requests import Signals, Wish
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(requests.time, "monotonic", lambda: now[0])
     return now
 
 

@@ -9,10 +9,10 @@ from torch.nn import functional
 from distmnist.config import Config
 from distmnist.data.sampler import EpochPlan
 from distmnist.distributed.world import World
-from distmnist.metrics import evaluate
 from distmnist.models.published import build_model
-from distmnist.reducer import build_reducer
-from distmnist.trainer import fit
+from distmnist.training.evaluation import evaluate
+from distmnist.training.gradients import build_reducer
+from distmnist.training.trainer import fit
 
 SMOOTHING, COUNTS = 0.3, [64, 21, 1, 2]
 

@@ -12,19 +12,19 @@ from digits import few_digits
 from ranks import run_ranks
 from torch import nn
 
-from distmnist import record, trainer
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import Config
 from distmnist.data.datasets import hold_out
 from distmnist.data.sampler import EpochPlan
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
-from distmnist.metrics import evaluate
 from distmnist.models.published import MODELS, build_model
-from distmnist.optim import learning_rate
-from distmnist.precision import Precision
-from distmnist.signals import Wish
-from distmnist.trainer import fit
+from distmnist.training import progress, trainer
+from distmnist.training.evaluation import evaluate
+from distmnist.training.optimizer import learning_rate
+from distmnist.training.precision import Precision
+from distmnist.training.requests import Wish
+from distmnist.training.trainer import fit
 
 SMALL = {"model": "mlp", "epochs": 2, "batch_size": 70, "amp": "off"}  # 5 steps an epoch, the last one of 20 digits
 
@@ -200,7 +200,7 @@ def test_seconds_and_images_are_those_of_training_alone(digits, monkeypatch):
         clock[0] += 1000
         return evaluate(*args)
 
-    monkeypatch.setattr(record.time, "perf_counter", tick)
+    monkeypatch.setattr(progress.time, "perf_counter", tick)
     monkeypatch.setattr(trainer, "evaluate", slowly)
     result = fit(Config(**SMALL), World(), digits, save=lambda snapshot: clock.__setitem__(0, clock[0] + 1000))
     assert result.figures["train_seconds"] == 2.0
@@ -258,7 +258,7 @@ def test_one_process_fits_run_inside_a_larger_job(digits):
 def test_one_process_trains_without_importing_torchs_compiler(options):
     code = (
         "import sys; from distmnist.config import Config; from distmnist.data.datasets import load_sample\n"
-        "from distmnist.distributed.world import World; from distmnist.trainer import fit\n"
+        "from distmnist.distributed.world import World; from distmnist.training.trainer import fit\n"
         f"result = fit(Config(**{options}, max_steps=2), World(), load_sample())\n"
         "print(result.history[-1]['step'], sorted({'torch._dynamo', 'sympy'} & sys.modules.keys()))"
     )

@@ -8,13 +8,13 @@ from digits import few_digits
 from ranks import run_ranks
 from torch import nn
 
-from distmnist import trainer
 from distmnist.config import Config
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
 from distmnist.models.published import MODELS
-from distmnist.signals import Wish
-from distmnist.trainer import fit
+from distmnist.training import trainer
+from distmnist.training.requests import Wish
+from distmnist.training.trainer import fit
 
 SGD = {"epochs": 2, "batch_size": 70, "amp": "off", "optimizer": "sgd", "lr": 0.02}  # 5 steps an epoch, the last of 20
 

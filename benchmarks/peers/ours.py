@@ -9,7 +9,7 @@ from distmnist.data.loader import load
 from distmnist.data.sampler import GlobalBatchSampler
 from distmnist.distributed.world import World
 from distmnist.job import set_up_machine
-from distmnist.trainer import fit
+from distmnist.training.trainer import fit
 
 
 def config_of(case: Case) -> Config:

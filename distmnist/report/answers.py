@@ -11,9 +11,9 @@ from distmnist.checkpoint import source
 from distmnist.checkpoint.source import Trained
 from distmnist.data.datasets import Digits
 from distmnist.errors import UsageError
-from distmnist.metrics import BATCH, CLASSES
 from distmnist.report.reading import Material, Net
 from distmnist.study.significance import LEVEL, mcnemar
+from distmnist.training.evaluation import BATCH, CLASSES
 
 BINS = 10
 """Of equal width, as the expected calibration error is usually given (Guo et al., 2017)."""

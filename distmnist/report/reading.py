@@ -13,10 +13,10 @@ from distmnist.commandline import quoted
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset
 from distmnist.errors import UsageError
-from distmnist.metrics import CLASSES
 from distmnist.models.published import MODELS
 from distmnist.report.checked import SHAPES, conform, load
 from distmnist.rundir import noted_data
+from distmnist.training.evaluation import CLASSES
 
 
 @dataclasses.dataclass(frozen=True)

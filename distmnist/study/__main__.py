@@ -75,9 +75,9 @@ def work(arguments: Sequence[str] | None) -> int:
     own, given = parse(arguments)
     # torch and scipy: 3 s that a mistyped option need not take
     from distmnist.log import Log
-    from distmnist.signals import Signals
     from distmnist.study import pool
     from distmnist.study.findings import Findings
+    from distmnist.training.requests import Signals
 
     log = Log()
     seeds = range(own.seed, own.seed + own.repeats)

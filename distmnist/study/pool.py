@@ -27,7 +27,7 @@ from distmnist.job import nets
 from distmnist.log import Log
 from distmnist.machine import die_with_parent, usable_cores
 from distmnist.rundir import RunDirectory, read_config
-from distmnist.signals import Wish
+from distmnist.training.requests import Wish
 
 POLL = 0.05
 """Seconds between two looks at the processes."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from distmnist.config import Config
 from distmnist.data.sampler import EpochPlan
-from distmnist.metrics import Evaluation
+from distmnist.training.evaluation import Evaluation
 
 
 class Record:

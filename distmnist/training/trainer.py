@@ -22,14 +22,14 @@ from distmnist.distributed.world import World
 from distmnist.errors import RunError
 from distmnist.fast.layout import lay_out
 from distmnist.log import Log, Silence
-from distmnist.metrics import Evaluation, evaluate
 from distmnist.models.published import build_model
-from distmnist.optim import build_optimizer, learning_rate
-from distmnist.precision import Precision, choose_amp
-from distmnist.record import Record
-from distmnist.reducer import Ballot, BallotBox, build_reducer
 from distmnist.seeds import seed_for
-from distmnist.signals import Wish, no_wish
+from distmnist.training.evaluation import Evaluation, evaluate
+from distmnist.training.gradients import Ballot, BallotBox, build_reducer
+from distmnist.training.optimizer import build_optimizer, learning_rate
+from distmnist.training.precision import Precision, choose_amp
+from distmnist.training.progress import Record
+from distmnist.training.requests import Wish, no_wish
 
 Snapshot = dict[str, Any]
 

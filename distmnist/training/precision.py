@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distmnist.machine import has_native_bf16
-from distmnist.optim import Optimizer
+from distmnist.training.optimizer import Optimizer
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

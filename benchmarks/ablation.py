@@ -16,7 +16,7 @@ from distmnist.commandline import answer, parse
 from distmnist.config import Config, option_flag
 from distmnist.models.published import MODELS
 from distmnist.recipes import RECIPES
-from distmnist.study import pool
+from distmnist.runs import pool
 from distmnist.training.requests import no_wish
 
 

@@ -17,12 +17,13 @@ from typing import Any
 
 import torch.distributed as dist
 
-from distmnist import job, train
+from distmnist import train
 from distmnist.checkpoint import storage
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.distributed import world
 from distmnist.fast import shared_memory
+from distmnist.runs import job
 from distmnist.training import trainer
 
 TRAIN, TEST, BATCH, EPOCHS, SNAPSHOT_STEPS = 360, 100, 64, 2, 3
@@ -228,7 +229,7 @@ def attempt(trial: Trial, number: int, store: dist.TCPStore, folder: Path) -> bo
 def forkserver() -> Any:
     """Its processes find torch imported; torch._dynamo is what DDP imports when it is made."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch._dynamo", "distmnist.job"])
+    context.set_forkserver_preload(["torch", "torch._dynamo", "distmnist.runs.job"])
     return context
 
 

@@ -15,8 +15,9 @@ FILE = "FIRST_STEP"
 
 def main() -> None:
     moments = {"imports": time.monotonic()}
-    from distmnist import job, train
+    from distmnist import train
     from distmnist.distributed import world
+    from distmnist.runs import job
     from distmnist.training import requests
 
     def stamp(owner: Any, name: str, stage: str) -> None:

@@ -26,7 +26,7 @@ from distmnist.distributed.world import World, join
 from distmnist.log import Silence
 from distmnist.machine import be_deterministic, flush_denormals, keep_freed_memory
 from distmnist.models.published import MODELS
-from distmnist.rundir import RunDirectory
+from distmnist.runs.rundir import RunDirectory
 from distmnist.training import gradients, trainer
 from distmnist.training.requests import no_wish
 from distmnist.training.trainer import Trainer

@@ -24,7 +24,7 @@ def work(arguments: Sequence[str] | None) -> int:
     given = parse(arguments)
     # torch's C++ code would fill standard error with warnings when a rank is lost: our own line says which.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from distmnist import job  # imports torch: 2 s that a mistyped option need not take
+    from distmnist.runs import job  # imports torch: 2 s that a mistyped option need not take
 
     return job.run(given)
 

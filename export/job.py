@@ -18,7 +18,7 @@ from distmnist.commandline import hint
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset
 from distmnist.errors import UsageError
-from distmnist.rundir import newer_than_latest, noted_data
+from distmnist.runs.rundir import newer_than_latest, noted_data
 from distmnist.streams import say, warn
 
 from . import folder, gate, int8, onnx_file, parity, provenance, publish, reference, torchscript

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from distmnist import rundir
 from distmnist.checkpoint import storage
 from distmnist.checkpoint.storage import (
     MAGIC,
@@ -24,7 +23,8 @@ from distmnist.checkpoint.storage import (
     weights_sha256,
 )
 from distmnist.errors import RunError
-from distmnist.rundir import RunDirectory
+from distmnist.runs import rundir
+from distmnist.runs.rundir import RunDirectory
 
 
 def snapshot(position=3):

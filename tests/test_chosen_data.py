@@ -9,10 +9,10 @@ import torch
 from digits import put
 from one_run import SMALL, refusal
 
-from distmnist import rundir, train
+from distmnist import train
 from distmnist.data import datasets
 from distmnist.errors import UsageError
-from distmnist.study import pool
+from distmnist.runs import pool, rundir
 
 STEPS = (*SMALL, "--max-steps=2", "--output=a")
 

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
-from distmnist.study import claims
-from distmnist.study.significance import Comparison, Interval
+from distmnist.runs import claims
+from distmnist.runs.significance import Comparison, Interval
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import torch.distributed as dist
 
 from benchmarks import faults
 from benchmarks.damage import damages
-from distmnist import job
 from distmnist.distributed.launcher import parent_process
 from distmnist.distributed.rendezvous import Member, meet
 from distmnist.errors import RunError, UsageError
-from distmnist.rundir import Launch
+from distmnist.runs import job
+from distmnist.runs.rundir import Launch
 
 
 @pytest.fixture

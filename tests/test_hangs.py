@@ -14,11 +14,12 @@ from digits import few_digits
 from ranks import end_processes
 
 from benchmarks.faults import FAIL, FREEZE, HANG, HANG_IN_C, MOMENTS, Fault, strike
-from distmnist import job, train
+from distmnist import train
 from distmnist.data import datasets
 from distmnist.distributed import rendezvous
 from distmnist.distributed.heartbeat import Heartbeat
 from distmnist.fast import shared_memory
+from distmnist.runs import job
 
 SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--threads=1", "--timeout=4", "--output=run")
 

@@ -12,13 +12,14 @@ import torch
 from digits import few_digits
 from one_run import SMALL, contents, figures, refusal
 
-from distmnist import plots, summary, train
+from distmnist import plots, train
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.data import datasets
 from distmnist.log import Log, Silence
 from distmnist.machine import processor
 from distmnist.models.published import MODELS
-from distmnist.rundir import RunDirectory
+from distmnist.runs import summary
+from distmnist.runs.rundir import RunDirectory
 
 
 def test_a_run_of_both_nets_leaves_the_files_and_figures_of_the_contract(command):

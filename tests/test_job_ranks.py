@@ -11,8 +11,9 @@ import torch
 from digits import few_digits, put
 from ranks import run_processes
 
-from distmnist import job, train
+from distmnist import train
 from distmnist.data import datasets
+from distmnist.runs import job
 
 SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--timeout=30", "--threads=1")
 

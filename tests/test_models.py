@@ -113,7 +113,7 @@ def test_dropout_works_in_training_only_and_adds_no_parameter(net, images):
 
 
 def test_an_unknown_net_is_a_key_error_for_the_library_and_one_line_for_the_command():
-    from distmnist.job import nets
+    from distmnist.runs.job import nets
 
     with pytest.raises(KeyError):
         build_model("transformer")

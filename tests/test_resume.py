@@ -11,11 +11,11 @@ import pytest
 from digits import few_digits
 from one_run import SMALL, contents, figures, refusal
 
-from distmnist import rundir
 from distmnist.checkpoint import storage
 from distmnist.data import datasets
 from distmnist.recipes import RECIPES
-from distmnist.rundir import RunDirectory
+from distmnist.runs import rundir
+from distmnist.runs.rundir import RunDirectory
 from distmnist.training import trainer
 
 CHANGES = {

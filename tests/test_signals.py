@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from distmnist import job, train
+from distmnist import train
+from distmnist.runs import job
 from distmnist.training import requests
 from distmnist.training.requests import Signals, Wish
 

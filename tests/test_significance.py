@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
 from distmnist.errors import UsageError
-from distmnist.study.significance import (
+from distmnist.runs.significance import (
     Answers,
     Interval,
     compare,

@@ -18,8 +18,8 @@ from members import MNIST, SAMPLE, figures
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
 from distmnist.data import datasets
+from distmnist.runs import pool
 from distmnist.study import __main__ as study
-from distmnist.study import pool
 
 ROOT = Path(__file__).parents[1]
 POOR, GOOD = {"wrong": range(40), "loss": 0.3}, {"wrong": range(4), "loss": 0.1}
@@ -178,7 +178,7 @@ def test_a_directory_that_holds_a_run_or_is_in_use_is_refused(command):
 
 def test_without_scipy_one_line_names_the_extra(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
-    for name in ("distmnist.study.significance", "distmnist.study.findings", "distmnist.study.claims"):
+    for name in ("distmnist.runs.significance", "distmnist.study.findings", "distmnist.runs.claims"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert "need scipy; install distmnist with the extra: pip install '.[study]'" in refusal(command())
     assert os.listdir(".") == []

@@ -13,7 +13,7 @@ from members import MNIST, SAMPLE, figures
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
 from distmnist.data import datasets
-from distmnist.study import pool
+from distmnist.runs import pool
 from distmnist.sweep import __main__ as sweep
 from distmnist.sweep import search, trials
 

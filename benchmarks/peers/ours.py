@@ -8,7 +8,7 @@ from distmnist.data.datasets import Dataset, Digits
 from distmnist.data.loader import load
 from distmnist.data.sampler import GlobalBatchSampler
 from distmnist.distributed.world import World
-from distmnist.job import set_up_machine
+from distmnist.runs.job import set_up_machine
 from distmnist.training.trainer import fit
 
 

@@ -51,7 +51,7 @@ def work(arguments: Sequence[str] | None) -> int:
     import torch  # 2 s that a mistyped option need not take
 
     from distmnist.report import page
-    from distmnist.rundir import newer_than_latest
+    from distmnist.runs.rundir import newer_than_latest
 
     for path in given.runs:
         if newer := newer_than_latest(path):

@@ -12,7 +12,7 @@ from distmnist.checkpoint.source import Trained
 from distmnist.data.datasets import Digits
 from distmnist.errors import UsageError
 from distmnist.report.reading import Material, Net
-from distmnist.study.significance import LEVEL, mcnemar
+from distmnist.runs.significance import LEVEL, mcnemar
 from distmnist.training.evaluation import BATCH, CLASSES
 
 BINS = 10

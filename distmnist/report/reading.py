@@ -15,7 +15,7 @@ from distmnist.data.datasets import Dataset
 from distmnist.errors import UsageError
 from distmnist.models.published import MODELS
 from distmnist.report.checked import SHAPES, conform, load
-from distmnist.rundir import noted_data
+from distmnist.runs.rundir import noted_data
 from distmnist.training.evaluation import CLASSES
 
 

@@ -75,7 +75,7 @@ def work(arguments: Sequence[str] | None) -> int:
     own, given = parse(arguments)
     # torch and scipy: 3 s that a mistyped option need not take
     from distmnist.log import Log
-    from distmnist.study import pool
+    from distmnist.runs import pool
     from distmnist.study.findings import Findings
     from distmnist.training.requests import Signals
 

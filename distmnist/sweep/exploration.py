@@ -11,8 +11,8 @@ from distmnist.commandline import hint
 from distmnist.config import option_flag, resolve
 from distmnist.errors import UsageError
 from distmnist.log import Log
-from distmnist.study import pool
-from distmnist.study.pool import Member, Outcome
+from distmnist.runs import pool
+from distmnist.runs.pool import Member, Outcome
 from distmnist.sweep import search
 from distmnist.sweep.search import Search, Setting
 from distmnist.sweep.trials import Trials

@@ -3,7 +3,7 @@
 from typing import Any
 
 from distmnist.data.datasets import Dataset
-from distmnist.rundir import versions
+from distmnist.runs.rundir import versions
 
 PUBLISHED = {"mlp": (0.9742, 0.0013), "cnn": (0.9888, 0.0006)}
 """net -> test accuracy and test loss, in the convention of `notebook_test_loss`: the published work's results."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from distmnist.config import Config, option_flag, resolve
-from distmnist.study.significance import LEVEL, Comparison, Interval, over_seeds
+from distmnist.runs.significance import LEVEL, Comparison, Interval, over_seeds
 
 CONFIRMED, REFUTED, SHARPENED, UNDECIDED = "confirmed", "refuted", "sharpened", "undecided"
 

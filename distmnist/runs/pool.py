@@ -1,6 +1,6 @@
 """Many runs at a time: each an ordinary run of `distmnist.train` in one process, with its share of the machine.
 
-`python -m distmnist.study.pool [options of distmnist.train]` is such a process: the command, tied to the one that
+`python -m distmnist.runs.pool [options of distmnist.train]` is such a process: the command, tied to the one that
 started it.
 """
 
@@ -23,10 +23,10 @@ from distmnist.config import Config, data_is_chosen, option_flag, resolve, to_js
 from distmnist.data import datasets
 from distmnist.distributed.launcher import VARIABLES
 from distmnist.errors import RunError, UsageError
-from distmnist.job import nets
 from distmnist.log import Log
 from distmnist.machine import die_with_parent, usable_cores
-from distmnist.rundir import RunDirectory, read_config
+from distmnist.runs.job import nets
+from distmnist.runs.rundir import RunDirectory, read_config
 from distmnist.training.requests import Wish
 
 POLL = 0.05
@@ -104,7 +104,7 @@ class Member:
         options = {**self.given, "threads": threads, "output": self.path}
         resume = ["--resume"] if (self.path / "config.json").exists() else []
         flags = [f"{option_flag(name)}={value}" for name, value in to_json(options).items()]
-        return [sys.executable, "-m", "distmnist.study.pool", *flags, *resume]
+        return [sys.executable, "-m", "distmnist.runs.pool", *flags, *resume]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

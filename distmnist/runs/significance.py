@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distmnist import rundir
 from distmnist.errors import UsageError
+from distmnist.runs import rundir
 
 try:
     import scipy

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from distmnist import __version__, plots, summary
+from distmnist import __version__, plots
 from distmnist.commandline import hint, quoted
 from distmnist.config import Config, data_is_chosen, from_json, option_flag, resolve, to_json
 from distmnist.data import datasets
@@ -28,7 +28,8 @@ from distmnist.machine import (
     keep_freed_memory,
 )
 from distmnist.models.published import MODELS
-from distmnist.rundir import Launch, RunDirectory, newer_than_latest, noted_data, versions
+from distmnist.runs import summary
+from distmnist.runs.rundir import Launch, RunDirectory, newer_than_latest, noted_data, versions
 from distmnist.training.precision import choose_amp
 from distmnist.training.requests import Signals
 from distmnist.training.trainer import Snapshot, fit

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from distmnist.config import Config
+from distmnist.console import Silence
 from distmnist.data import datasets, loader
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.distributed.world import World, join
-from distmnist.log import Silence
 from distmnist.machine import be_deterministic, flush_denormals, keep_freed_memory
 from distmnist.models.published import MODELS
 from distmnist.runs.rundir import RunDirectory

@@ -14,8 +14,8 @@ from one_run import SMALL, contents, figures, refusal
 
 from distmnist import plots, train
 from distmnist.checkpoint.storage import weights_sha256
+from distmnist.console import Log, Silence
 from distmnist.data import datasets
-from distmnist.log import Log, Silence
 from distmnist.machine import processor
 from distmnist.models.published import MODELS
 from distmnist.runs import summary

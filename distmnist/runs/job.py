@@ -12,12 +12,12 @@ import torch
 from distmnist import __version__, plots
 from distmnist.commandline import hint, quoted
 from distmnist.config import Config, data_is_chosen, from_json, option_flag, resolve, to_json
+from distmnist.console import Log, Silence
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset
 from distmnist.distributed.launcher import this_process
 from distmnist.distributed.world import World, choose_device, join
 from distmnist.errors import UsageError
-from distmnist.log import Log, Silence
 from distmnist.machine import (
     be_deterministic,
     default_threads,

@@ -20,10 +20,10 @@ import torch
 
 from distmnist import train
 from distmnist.config import Config, data_is_chosen, option_flag, resolve, to_json
+from distmnist.console import Log
 from distmnist.data import datasets
 from distmnist.distributed.launcher import VARIABLES
 from distmnist.errors import RunError, UsageError
-from distmnist.log import Log
 from distmnist.machine import die_with_parent, usable_cores
 from distmnist.runs.job import nets
 from distmnist.runs.rundir import RunDirectory, read_config

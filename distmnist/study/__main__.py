@@ -74,7 +74,7 @@ def work(arguments: Sequence[str] | None) -> int:
     refuse_separate_tasks()
     own, given = parse(arguments)
     # torch and scipy: 3 s that a mistyped option need not take
-    from distmnist.log import Log
+    from distmnist.console import Log
     from distmnist.runs import pool
     from distmnist.study.findings import Findings
     from distmnist.training.requests import Signals

@@ -9,8 +9,8 @@ from typing import Any
 
 from distmnist.commandline import hint
 from distmnist.config import option_flag, resolve
+from distmnist.console import Log
 from distmnist.errors import UsageError
-from distmnist.log import Log
 from distmnist.runs import pool
 from distmnist.runs.pool import Member, Outcome
 from distmnist.sweep import search

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import Config
+from distmnist.console import Log, Silence
 from distmnist.data.augmentation import draw_maps, warp
 from distmnist.data.datasets import Dataset, hold_out
 from distmnist.data.loader import Shard, load
@@ -21,7 +22,6 @@ from distmnist.data.sampler import GlobalBatchSampler
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
 from distmnist.fast.layout import lay_out
-from distmnist.log import Log, Silence
 from distmnist.models.published import build_model
 from distmnist.seeds import seed_for
 from distmnist.training.evaluation import Evaluation, evaluate

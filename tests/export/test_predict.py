@@ -24,7 +24,7 @@ from export.predict import PredictError, Predictor
 
 pytest_plugins = ["export_fixtures"]
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def readable(predictor: Predictor, sample_digits, count: int = 40) -> list[tuple[np.ndarray, int]]:

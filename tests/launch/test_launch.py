@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 SCRIPTS = ["single_node.sh", "multi_node.sh", "slurm.sbatch"]
 if not shutil.which("bash"):

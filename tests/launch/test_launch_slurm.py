@@ -3,7 +3,7 @@
 Needs root, slurmctld, slurmd and munged (Debian: slurm-wlm, munge), starts all three for itself, on ports and in a
 folder of their own, and ends them. It is asked for:
 
-    DISTMNIST_TEST_SLURM=1 python -m pytest -q tests/test_launch_slurm.py
+    DISTMNIST_TEST_SLURM=1 python -m pytest -q tests/launch/test_launch_slurm.py
 """
 
 import json
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
 if os.environ.get("DISTMNIST_TEST_SLURM") != "1":
     pytest.skip("takes minutes, as root: ask for it with DISTMNIST_TEST_SLURM=1", allow_module_level=True)

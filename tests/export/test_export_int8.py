@@ -21,7 +21,7 @@ from export import __main__ as command
 from export import folder, int8, parity, predict
 
 pytest_plugins = ["export_fixtures"]
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,7 +19,7 @@ from export import predict
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="runs the page's JavaScript under node: not here")
 
-SCRIPT = Path(__file__).parent.parent / "distmnist" / "report" / "net.js"
+SCRIPT = Path(__file__).parents[2] / "distmnist" / "report" / "net.js"
 BOUND = 1e-4
 """On logits, as export/parity.py derives it: both add up the same float32 weights, in another order (measured: 4e-6).
 Pixels may differ by one level of 255 where a value lies within rounding of a half (measured: none does)."""

@@ -28,7 +28,7 @@ import torch.distributed as dist
 
 from distmnist.distributed.world import join
 
-PATHS = (str(Path(__file__).parents[1]), str(Path(__file__).parent))
+PATHS = (str(Path(__file__).parents[2]), str(Path(__file__).parent))
 PRELOAD = ["pytest", "torch", "torch._dynamo", "distmnist.runs.job", "ranks"]
 """Imported once, by the server. DDP imports torch._dynamo when it is made: 1.2 s a process."""
 

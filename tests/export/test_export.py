@@ -29,7 +29,7 @@ from export import onnx_file, predict, provenance, torchscript
 
 pytest_plugins = ["export_fixtures"]
 pytestmark = pytest.mark.usefixtures("few_batches")  # all of them: test_export_parity.py
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def lines(text: str) -> list[str]:

@@ -21,7 +21,7 @@ from distmnist.data import datasets
 from distmnist.runs import pool
 from distmnist.study import __main__ as study
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 POOR, GOOD = {"wrong": range(40), "loss": 0.3}, {"wrong": range(4), "loss": 0.1}
 
 

@@ -2,7 +2,7 @@
 
 Needs root and `ip` (iproute2), takes minutes and leaves nothing behind, so it is asked for:
 
-    DISTMNIST_TEST_NETNS=1 python -m pytest -q tests/test_launch_hosts.py
+    DISTMNIST_TEST_NETNS=1 python -m pytest -q tests/launch/test_launch_hosts.py
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 if os.environ.get("DISTMNIST_TEST_NETNS") != "1":
     pytest.skip("takes minutes, as root: ask for it with DISTMNIST_TEST_NETNS=1", allow_module_level=True)
 if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("ip"):

@@ -57,7 +57,7 @@ def named(report, name, level=None):
 def test_help_answers_without_torch_and_a_mistyped_option_in_one_line_with_exit_code_2():
     code = "import sys; from distmnist.doctor.__main__ import main; code = main(); assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", f"{code}; sys.exit(code)", "--jsn"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "distmnist: unrecognized arguments: --jsn; --help lists the options\n"

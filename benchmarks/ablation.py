@@ -14,10 +14,10 @@ from pathlib import Path
 
 from distmnist.commandline import answer, parse
 from distmnist.config import Config, option_flag
-from distmnist.models import MODELS
+from distmnist.models.published import MODELS
 from distmnist.recipes import RECIPES
-from distmnist.signals import no_wish
-from distmnist.study import pool
+from distmnist.runs import pool
+from distmnist.training.requests import no_wish
 
 
 def variants(recipe: str, net: str, added: Sequence[str] = ()) -> dict[str, list[str]]:

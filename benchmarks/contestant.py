@@ -20,13 +20,13 @@ import torch
 from benchmarks.limits import gemm_peaks
 from benchmarks.peers import ours
 from benchmarks.peers.case import Case, cut, remainder
-from distmnist import data
-from distmnist.data import Dataset
-from distmnist.distributed import World, join
-from distmnist.metrics import evaluate
-from distmnist.models import build_model
-from distmnist.reducer import sum_over_ranks
-from distmnist.shared_memory import share_memory
+from distmnist.data import datasets
+from distmnist.data.datasets import Dataset
+from distmnist.distributed.world import World, join
+from distmnist.fast.shared_memory import share_memory
+from distmnist.models.published import build_model
+from distmnist.training.evaluation import evaluate
+from distmnist.training.gradients import sum_over_ranks
 
 WARM_UP = 10
 """Batches that each contestant trains a throw-away net on before it is timed; compilation comes before, too."""
@@ -93,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not get between the answers
-    dataset = data.load("mnist", arguments.data_dir)
+    dataset = datasets.load("mnist", arguments.data_dir)
     with join(timeout=600) as world:
         world.connect()
         if world.is_main:

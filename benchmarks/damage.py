@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from distmnist import checkpoint
-from distmnist.config import UsageError
+from distmnist.checkpoint import storage
+from distmnist.errors import UsageError
 
 
 def damage(content: bytes, dice: random.Random) -> bytes:
@@ -34,12 +34,12 @@ def damages(count: int, seed: int, say: Callable[[str], None]) -> int:
         folder = Path(name)
         for position in (1, 2):
             state = {"weight": torch.randn(64, 64, generator=torch.Generator().manual_seed(position))}
-            checkpoint.save(folder, {"model": state, "train": {"position": position}})
-        whole = (folder / checkpoint.LAST).read_bytes()
+            storage.save(folder, {"model": state, "train": {"position": position}})
+        whole = (folder / storage.LAST).read_bytes()
         for _ in range(count):
-            (folder / checkpoint.LAST).write_bytes(damage(whole, dice))
+            (folder / storage.LAST).write_bytes(damage(whole, dice))
             try:
-                snapshot, trouble = checkpoint.load_newest(folder)
+                snapshot, trouble = storage.load_newest(folder)
                 accepted += snapshot["train"]["position"] != 1 or not trouble
             except UsageError:
                 accepted += 1

@@ -17,8 +17,14 @@ from typing import Any
 
 import torch.distributed as dist
 
-from distmnist import checkpoint, data, distributed, job, shared_memory, train, trainer
-from distmnist.data import Dataset, Digits
+from distmnist import train
+from distmnist.checkpoint import storage
+from distmnist.data import datasets
+from distmnist.data.datasets import Dataset, Digits
+from distmnist.distributed import world
+from distmnist.fast import shared_memory
+from distmnist.runs import job
+from distmnist.training import trainer
 
 TRAIN, TEST, BATCH, EPOCHS, SNAPSHOT_STEPS = 360, 100, 64, 2, 3
 VIRTUAL_RANKS = 8
@@ -27,19 +33,19 @@ HANG_SECONDS = 4.0
 """The job's --timeout: how long a stopped rank may be silent."""
 
 MOMENTS: dict[str, tuple[Any, str, int]] = {
-    "start-up": (data, "load", 1),
-    "set-up: connecting": (distributed.World, "connect", 1),
+    "start-up": (datasets, "load", 1),
+    "set-up: connecting": (world.World, "connect", 1),
     "set-up: meeting in shared memory": (shared_memory, "meet_peers", 1),
-    "an agreement": (distributed.World, "agreement", 6),
+    "an agreement": (world.World, "agreement", 6),
     "a step": (trainer.Trainer, "_step", 11),
     "evaluation": (trainer, "evaluate", 2),
-    "evaluation: adding up": (distributed.World, "sum_", 4),
-    "saving: serializing": (checkpoint, "to_bytes", 3),
-    "saving: writing": (checkpoint, "write_atomically", 6),
+    "evaluation: adding up": (world.World, "sum_", 4),
+    "saving: serializing": (storage, "to_bytes", 3),
+    "saving: writing": (storage, "write_atomically", 6),
     "saving: fsync": (os, "fsync", 8),
     "saving: renaming": (os, "replace", 8),
-    "saving: fsync of the directory": (checkpoint, "sync_directory", 6),
-    "leaving": (distributed, "leave", 1),
+    "saving: fsync of the directory": (storage, "sync_directory", 6),
+    "leaving": (world, "leave", 1),
 }
 """What a fault strikes: owner, function, and the number of calls among which one is drawn."""
 
@@ -96,7 +102,7 @@ def draw_fault(dice: random.Random, size: int, *, exact: bool) -> Fault:
 
 
 def few_digits(name: str, directory: Path) -> Dataset:
-    sample = data.load_sample()
+    sample = datasets.load_sample()
     cut = {"train": TRAIN, "test": TEST}
     parts = {name: Digits(*(t[:n] for t in vars(getattr(sample, name)).values())) for name, n in cut.items()}
     return dataclasses.replace(sample, **parts)
@@ -120,7 +126,7 @@ def work(
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    data.load, data.fetch = few_digits, lambda directory, say: None
+    datasets.load, datasets.fetch = few_digits, lambda directory, say: None
     job.PLOTS_SECONDS = HANG_SECONDS  # or a hang while they are drawn would take ten minutes
     note_training(events)
     if fault and fault.rank == rank:
@@ -223,7 +229,7 @@ def attempt(trial: Trial, number: int, store: dist.TCPStore, folder: Path) -> bo
 def forkserver() -> Any:
     """Its processes find torch imported; torch._dynamo is what DDP imports when it is made."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch._dynamo", "distmnist.job"])
+    context.set_forkserver_preload(["torch", "torch._dynamo", "distmnist.runs.job"])
     return context
 
 

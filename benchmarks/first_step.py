@@ -15,7 +15,10 @@ FILE = "FIRST_STEP"
 
 def main() -> None:
     moments = {"imports": time.monotonic()}
-    from distmnist import distributed, job, signals, train
+    from distmnist import train
+    from distmnist.distributed import world
+    from distmnist.runs import job
+    from distmnist.training import requests
 
     def stamp(owner: Any, name: str, stage: str) -> None:
         original = getattr(owner, name)
@@ -26,7 +29,7 @@ def main() -> None:
 
         setattr(owner, name, stamped)
 
-    def wish(_: signals.Signals) -> signals.Wish:
+    def wish(_: requests.Signals) -> requests.Wish:
         """Asked before every step: the second time, the first step is done."""
         if "first step" in moments:
             moments["done"] = time.monotonic()
@@ -35,13 +38,13 @@ def main() -> None:
                     json.dump(moments, file)
             os._exit(0)
         moments["first step"] = time.monotonic()
-        return signals.Wish.NOTHING
+        return requests.Wish.NOTHING
 
     stamp(job, "run", "meeting the others")
     stamp(job, "find_digits", "digits")
-    stamp(distributed.World, "connect", "process group")
+    stamp(world.World, "connect", "process group")
     stamp(job, "fit", "building the net")
-    signals.Signals.__call__ = wish
+    requests.Signals.__call__ = wish
     sys.exit(train.main())
 
 

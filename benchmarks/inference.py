@@ -20,8 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distmnist import source
-from distmnist.data import load_sample, normalise
+from distmnist.checkpoint import source
+from distmnist.data.datasets import load_sample, normalise
 from distmnist.machine import usable_cores
 from export import torchscript
 from export.predict import session_options

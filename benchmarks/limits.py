@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from distmnist.models import build_model
+from distmnist.models.published import build_model
 
 SIZE = 2048
 REPEATS = 5

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.setting import Rows, markdown
-from distmnist.sampler import GlobalBatchSampler
+from distmnist.data.sampler import GlobalBatchSampler
 
 HEAD = ["global batch", "steps", "digits a rank and step", "a rank's epoch", "held a rank", "time a rank"]
 

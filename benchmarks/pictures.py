@@ -4,7 +4,8 @@
     python -m benchmarks.pictures runs/a --data-dir DIR --held-back [--jobs 2]
 
 runs/a is an exported run, its export folder, or a file <model>.pixels.onnx. For each seed, 100 test digits of MNIST are
-drawn from those that the net reads right as they are, and each style of tests/export_styles.py makes a picture of each.
+drawn from those that the net reads right as they are, and each style of
+tests/helpers/export_styles.py makes a picture of each.
 A silent error is a wrong answer without a warning. Exit code 1: an acceptance bound is missed.
 """
 
@@ -20,9 +21,9 @@ from queue import Empty
 import numpy as np
 
 from benchmarks.setting import describe, markdown, setting
-from distmnist.data import load
+from distmnist.data.datasets import load
 from export.predict import PredictError, Predictor
-from tests.export_styles import STYLES, Style
+from tests.helpers.export_styles import STYLES, Style
 
 DIGITS = 100
 DEVELOPMENT = range(0, 2001)

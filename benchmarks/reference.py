@@ -85,7 +85,7 @@ def choose(count: int) -> list[Case]:
 
 def write_data(folder: Path) -> None:
     """A small MNIST, in MNIST's own files."""
-    with np.load(ROOT / "distmnist/sample.npz") as sample:
+    with np.load(ROOT / "distmnist/data/sample.npz") as sample:
         arrays = {name: sample[name] for name in sample.files}
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)

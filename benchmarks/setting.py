@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distmnist.machine import has_native_bf16, processor, usable_cores
-from distmnist.rundir import versions
+from distmnist.runs.rundir import versions
 
 Rows = list[list[str]]
 

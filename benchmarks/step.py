@@ -19,16 +19,17 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from distmnist import data, loader, reducer, trainer
 from distmnist.config import Config
-from distmnist.data import Dataset, Digits
-from distmnist.distributed import World, join
-from distmnist.log import Silence
+from distmnist.console import Silence
+from distmnist.data import datasets, loader
+from distmnist.data.datasets import Dataset, Digits
+from distmnist.distributed.world import World, join
 from distmnist.machine import be_deterministic, flush_denormals, keep_freed_memory
-from distmnist.models import MODELS
-from distmnist.rundir import RunDirectory
-from distmnist.signals import no_wish
-from distmnist.trainer import Trainer
+from distmnist.models.published import MODELS
+from distmnist.runs.rundir import RunDirectory
+from distmnist.training import gradients, trainer
+from distmnist.training.requests import no_wish
+from distmnist.training.trainer import Trainer
 
 
 class TorchAdam(torch.optim.Adam):
@@ -85,9 +86,9 @@ VARIANTS = {
     "torch.optim.Adam(fused=True)": Variant(
         replaced=(trainer, "build_optimizer", lambda parameters, config: TorchAdam(parameters, config.lr, fused=True))
     ),
-    "torch.autograd's backward": Variant(replaced=(reducer, "differentiate", backward)),
+    "torch.autograd's backward": Variant(replaced=(gradients, "differentiate", backward)),
     "no digits read ahead": Variant(replaced=(loader, "READ_AHEAD", 1)),
-    "gloo, not shared memory": Variant(replaced=(reducer, "share_memory", lambda *_: None), min_ranks=2),
+    "gloo, not shared memory": Variant(replaced=(gradients, "share_memory", lambda *_: None), min_ranks=2),
 }
 
 
@@ -98,7 +99,7 @@ def variants(model: str, ranks: int) -> dict[str, Variant]:
 
 def repeated_sample() -> Dataset:
     """The sample's training digits, five times over."""
-    sample = data.load_sample()
+    sample = datasets.load_sample()
     train = Digits(sample.train.images.repeat(5, 1, 1), sample.train.labels.repeat(5))
     return dataclasses.replace(sample, train=train)
 

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.faults import Fault, few_digits, note_training, strike
-from distmnist import data, train
+from distmnist import train
+from distmnist.data import datasets
 
 
 def start(
@@ -60,7 +61,7 @@ def end(processes: list[subprocess.Popen]) -> None:
 
 def main() -> None:
     events, fault, *arguments = sys.argv[1:]
-    data.load, data.fetch = few_digits, lambda directory, say: None
+    datasets.load, datasets.fetch = few_digits, lambda directory, say: None
     note_training(Path(events))
     if fault and (mine := Fault(**json.loads(fault))).rank == int(os.environ["RANK"]):
         strike(mine, Path(events))

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from distmnist import streams
-from distmnist.config import Config, RunError, UsageError, expand, option_flag, positive, resolve, value_type
-from distmnist.failure import describe, exit_code, print_failure, print_once_a_machine
-from distmnist.launcher import has_siblings
+from distmnist.config import Config, expand, option_flag, positive, resolve, value_type
+from distmnist.distributed.failure import describe, exit_code, print_failure, print_once_a_machine
+from distmnist.distributed.launcher import has_siblings
+from distmnist.errors import RunError, UsageError
 
 
 class Parser(argparse.ArgumentParser):

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from distmnist.errors import UsageError
 from distmnist.recipes import RECIPES
 
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu")
-"""Names in torch.nn.functional, which is where models.py takes the functions from."""
+"""Names in torch.nn.functional, which is where models/published.py takes the functions from."""
 
 
 MAX_THREADS = 1024
@@ -26,20 +27,6 @@ MAX_THREADS = 1024
 
 MAX_TIMEOUT = 7 * 24 * 3600.0
 """Seconds: a week. The libraries below count milliseconds in 32 bits, which overflow after 24 days."""
-
-
-class UsageError(ValueError):
-    """Something the user can mend: the message is one line that says what, where and what to do. Exit code 2."""
-
-    printed = False
-    """Whether a rank has printed the line already."""
-
-
-class RunError(RuntimeError):
-    """The run cannot go on, through nobody's mistyping: the message is one line that says why. Exit code 1."""
-
-    printed = False
-    """Whether a rank has printed the line already."""
 
 
 def option(

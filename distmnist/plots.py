@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distmnist.config import RunError
+from distmnist.errors import RunError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

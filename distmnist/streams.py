@@ -5,7 +5,7 @@ import os
 import sys
 from typing import TextIO
 
-from distmnist.config import RunError
+from distmnist.errors import RunError
 
 
 class OutputLost(RunError):

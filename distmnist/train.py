@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from distmnist import streams
 from distmnist.commandline import answer, end, parse
-from distmnist.launcher import refuse_separate_tasks
+from distmnist.distributed.launcher import refuse_separate_tasks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def work(arguments: Sequence[str] | None) -> int:
     given = parse(arguments)
     # torch's C++ code would fill standard error with warnings when a rank is lost: our own line says which.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from distmnist import job  # imports torch: 2 s that a mistyped option need not take
+    from distmnist.runs import job  # imports torch: 2 s that a mistyped option need not take
 
     return job.run(given)
 

@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from distmnist import streams
 from distmnist.commandline import Parser, answer, end, to_path
-from distmnist.config import UsageError
-from distmnist.failure import print_failure
-from distmnist.launcher import refuse_separate_tasks
+from distmnist.distributed.failure import print_failure
+from distmnist.distributed.launcher import refuse_separate_tasks
+from distmnist.errors import UsageError
 
 OPSETS, DEFAULT_OPSET = range(18, 26), 18
 LINES = 6

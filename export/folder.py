@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 
 MANIFEST = "parity.json"
 SCHEMA = 1

@@ -9,7 +9,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from distmnist.source import Trained
+from distmnist.checkpoint.source import Trained
 
 from . import onnx_file, parity, torchscript
 from .predict import SIGNATURES, PredictError, check_model, signature

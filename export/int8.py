@@ -14,7 +14,7 @@ import onnx
 import torch
 from onnx import helper
 
-from distmnist.data import Digits, normalise
+from distmnist.data.datasets import Digits, normalise
 from distmnist.seeds import generator
 
 from . import parity

@@ -10,13 +10,15 @@ import onnx
 import onnxruntime
 import torch
 
-from distmnist import __version__, data, source
-from distmnist.checkpoint import weights_sha256, write_atomically
+from distmnist import __version__
+from distmnist.checkpoint import source
+from distmnist.checkpoint.source import Trained
+from distmnist.checkpoint.storage import weights_sha256, write_atomically
 from distmnist.commandline import hint
-from distmnist.config import UsageError
-from distmnist.data import Dataset
-from distmnist.rundir import newer_than_latest, noted_data
-from distmnist.source import Trained
+from distmnist.data import datasets
+from distmnist.data.datasets import Dataset
+from distmnist.errors import UsageError
+from distmnist.runs.rundir import newer_than_latest, noted_data
 from distmnist.streams import say, warn
 
 from . import folder, gate, int8, onnx_file, parity, provenance, publish, reference, torchscript
@@ -218,7 +220,7 @@ def find_digits(wanted: list[dict[str, Any]], data_dir: Path | None, noted: list
     names = {dataset["name"]: None for dataset in wanted}
     if len(names) > 1:
         raise UsageError(f"the nets were tested on different data sets, {', '.join(names)}; export one at a time")
-    return data.load_tested(next(iter(names)), data_dir, noted, "the proof needs its test digits")
+    return datasets.load_tested(next(iter(names)), data_dir, noted, "the proof needs its test digits")
 
 
 def versions() -> dict[str, str]:

@@ -11,8 +11,8 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from distmnist.config import RunError
-from distmnist.data import normalise
+from distmnist.data.datasets import normalise
+from distmnist.errors import RunError
 
 OPSETS = range(18, 26)
 """torch's exporter writes 18 itself and its converter reaches 25; below and above it silently keeps another opset."""

@@ -6,9 +6,9 @@ import onnx
 import torch
 
 from distmnist import __version__
-from distmnist.data import MEAN, STD
-from distmnist.metrics import CLASSES
-from distmnist.source import Trained
+from distmnist.checkpoint.source import Trained
+from distmnist.data.datasets import MEAN, STD
+from distmnist.training.evaluation import CLASSES
 
 
 def describe(trained: Trained, opset: int) -> dict[str, str]:

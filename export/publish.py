@@ -22,8 +22,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from distmnist.checkpoint import sync_directory, write_atomically
-from distmnist.config import RunError, UsageError
+from distmnist.checkpoint.storage import sync_directory, write_atomically
+from distmnist.errors import RunError, UsageError
 
 from . import folder
 from .folder import MANIFEST

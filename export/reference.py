@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from distmnist.data import normalise
-from distmnist.metrics import BATCH  # the same batches as the run's own test: the labels are those of its accuracy
+from distmnist.data.datasets import normalise
 from distmnist.seeds import generator
+from distmnist.training.evaluation import (
+    BATCH,  # the same batches as the run's own test: the labels are those of its accuracy
+)
 
 
 @dataclasses.dataclass(frozen=True)

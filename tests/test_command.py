@@ -15,7 +15,8 @@ import pytest
 import torch
 from digits import put
 
-from distmnist import idx, train
+from distmnist import train
+from distmnist.data import idx
 
 ROOT = Path(__file__).parents[1]
 PLAIN = [sys.executable, "-m", "distmnist.train"]

@@ -14,8 +14,9 @@ import torch
 
 from distmnist import config, train
 from distmnist.commandline import parse
-from distmnist.config import ACTIVATIONS, Config, UsageError, from_json, option_flag, resolve, to_json, value_type
-from distmnist.optim import build_optimizer, learning_rate
+from distmnist.config import ACTIVATIONS, Config, from_json, option_flag, resolve, to_json, value_type
+from distmnist.errors import UsageError
+from distmnist.training.optimizer import build_optimizer, learning_rate
 
 FIELDS = dataclasses.fields(Config)
 
@@ -25,7 +26,7 @@ def test_every_option_is_documented_and_every_number_and_choice_is_bounded(field
     assert len(field.metadata["help"].split()) >= 1 and field.metadata["group"]
     if value_type(field) in (int, float):
         assert field.metadata["valid"] and field.metadata["must"]
-    if value_type(field) is str and field.name != "model":  # nets are registered in models.py
+    if value_type(field) is str and field.name != "model":  # nets are registered in `MODELS`
         assert field.default in field.metadata["choices"]
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from distmnist import commandline, train
-from distmnist.config import Config, UsageError, from_json
+from distmnist.config import Config, from_json
 from distmnist.doctor import __main__ as doctor
+from distmnist.errors import UsageError
 from distmnist.report import __main__ as report
 from distmnist.study import __main__ as study
 from distmnist.sweep import __main__ as sweep
@@ -98,7 +99,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("setuptools", "77", reason="builds a wheel")
     folder = tmp_path_factory.mktemp("installed")
     clone = folder / "clone"
-    hidden = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info", "data", "runs")
+    hidden = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info")
     for name in ("distmnist", "export"):
         shutil.copytree(ROOT / name, clone / name, ignore=hidden)
     for name in ("pyproject.toml", "README.md", "LICENSE"):

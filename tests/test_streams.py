@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from distmnist import streams
+from distmnist.console import Log
 from distmnist.doctor import __main__ as doctor
 from distmnist.doctor import examination
-from distmnist.log import Log
 from distmnist.report import __main__ as report
 from distmnist.report import page
 from export import __main__ as export

@@ -16,10 +16,10 @@ from test_command import ENDLESS, PLAIN, resume_in_this_process, started, wait_f
 from distmnist import commandline, train
 from distmnist.doctor import __main__ as doctor
 from distmnist.report import __main__ as report
-from distmnist.signals import Signals, Wish
+from distmnist.runs import pool
 from distmnist.study import __main__ as study
-from distmnist.study import pool
 from distmnist.sweep import __main__ as sweep
+from distmnist.training.requests import Signals, Wish
 from export import __main__ as export
 
 ROOT = Path(__file__).parents[1]

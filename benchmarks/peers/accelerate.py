@@ -7,8 +7,8 @@ from torch.nn import functional
 
 from benchmarks.peers import published
 from benchmarks.peers.case import LR, Case, Run
-from distmnist.data import Digits
-from distmnist.distributed import World
+from distmnist.data.datasets import Digits
+from distmnist.distributed.world import World
 
 
 def prepare(case: Case, digits: Digits, _: World) -> Run:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from distmnist.data import Digits
-from distmnist.models import build_model
+from distmnist.data.datasets import Digits
+from distmnist.models.published import build_model
 
 LR = 1e-3
 

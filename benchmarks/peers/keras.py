@@ -7,8 +7,8 @@ from keras import layers
 
 from benchmarks.peers.case import LR, Case, Run, remainder
 from benchmarks.peers.layout import from_channels_last, to_channels_last
-from distmnist.data import Digits, normalise
-from distmnist.distributed import World
+from distmnist.data.datasets import Digits, normalise
+from distmnist.distributed.world import World
 
 STEPS_PER_EXECUTION = 16
 """Steps that Keras hands to XLA at a time: faster than its default of 1."""

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from benchmarks.peers import published
 from benchmarks.peers.case import LR, Case, Run
-from distmnist.data import Digits
-from distmnist.distributed import World
+from distmnist.data.datasets import Digits
+from distmnist.distributed.world import World
 
 
 class Module(lightning.LightningModule):

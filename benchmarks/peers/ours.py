@@ -4,12 +4,12 @@ import time
 
 from benchmarks.peers.case import LR, Case, Run, cut
 from distmnist.config import Config
-from distmnist.data import Dataset, Digits
-from distmnist.distributed import World
-from distmnist.job import set_up_machine
-from distmnist.loader import load
-from distmnist.sampler import GlobalBatchSampler
-from distmnist.trainer import fit
+from distmnist.data.datasets import Dataset, Digits
+from distmnist.data.loader import load
+from distmnist.data.sampler import GlobalBatchSampler
+from distmnist.distributed.world import World
+from distmnist.runs.job import set_up_machine
+from distmnist.training.trainer import fit
 
 
 def config_of(case: Case) -> Config:

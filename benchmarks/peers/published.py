@@ -6,8 +6,8 @@ from torchvision import datasets, transforms
 
 from benchmarks import published_loop
 from benchmarks.peers.case import Case, Run
-from distmnist.data import MEAN, STD, Digits
-from distmnist.distributed import World
+from distmnist.data.datasets import MEAN, STD, Digits
+from distmnist.distributed.world import World
 
 
 class MNIST(datasets.MNIST):

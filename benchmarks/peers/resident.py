@@ -4,8 +4,8 @@ import torch
 from torch.nn import functional
 
 from benchmarks.peers.case import LR, Case, Run
-from distmnist.data import Digits, normalise
-from distmnist.distributed import World
+from distmnist.data.datasets import Digits, normalise
+from distmnist.distributed.world import World
 
 
 def prepare(case: Case, digits: Digits, _: World) -> Run:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from distmnist.commandline import RanksParser, add_options, answer, end
 from distmnist.config import Config, data_is_chosen
-from distmnist.launcher import refuse_separate_tasks
+from distmnist.distributed.launcher import refuse_separate_tasks
 
 OPTIONS = ("data", "data_dir", "output", "device", "amp", "threads", "timeout")
 """Fields of `Config` that the doctor takes: give those that the training will be given."""

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import torch
 
-from distmnist import data
-from distmnist.config import Config, UsageError
-from distmnist.distributed import World, choose_device
+from distmnist.config import Config
+from distmnist.data import datasets
+from distmnist.distributed.world import World, choose_device
 from distmnist.doctor import network
+from distmnist.errors import UsageError
 from distmnist.machine import default_processes, default_threads, processor, usable_cores
-from distmnist.precision import choose_amp
-from distmnist.rundir import RUNS, versions
+from distmnist.runs.rundir import RUNS, versions
+from distmnist.training.precision import choose_amp
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -107,15 +108,15 @@ def look_at_cores(wanted: int | None, world: World) -> Finding:
 def look_at_data(name: str, directory: Path, chosen: bool) -> Finding:
     """Reads and verifies the digits. Downloads nothing, and makes nothing."""
     try:
-        dataset = data.load(name, directory)
-    except data.NotFound:
+        dataset = datasets.load(name, directory)
+    except datasets.NotFound:
         otherwise = "stops where it cannot" if chosen else "falls back on the sample of 5,000 digits where it cannot"
-        if not (reason := data.elsewhere(directory) or data.objection(directory)):
+        if not (reason := datasets.elsewhere(directory) or datasets.objection(directory)):
             text = f"no MNIST in {directory}: training downloads it, and {otherwise}; put it there"
             return Finding(WARNING, "data", text)
         if chosen:
-            return Finding(PROBLEM, "data", str(data.not_found(directory, reason)))
-        return Finding(WARNING, "data", data.substituted(directory, reason))
+            return Finding(PROBLEM, "data", str(datasets.not_found(directory, reason)))
+        return Finding(WARNING, "data", datasets.substituted(directory, reason))
     except UsageError as error:
         return Finding(PROBLEM, "data", str(error))
     return Finding(OK, "data", f"{len(dataset.train):,} + {len(dataset.test):,} digits: {dataset.origin}")

@@ -13,15 +13,16 @@ from typing import Any
 import torch
 
 from distmnist import streams
-from distmnist.config import Config, RunError, UsageError
-from distmnist.distributed import World, join
+from distmnist.config import Config
+from distmnist.distributed.failure import first_line, print_failure
+from distmnist.distributed.world import World, join
 from distmnist.doctor import checks, measurements, network
 from distmnist.doctor.checks import OK, PROBLEM, WARNING, Finding
 from distmnist.doctor.measurements import StepTimes
-from distmnist.failure import first_line, print_failure
-from distmnist.job import set_up_machine
+from distmnist.errors import RunError, UsageError
 from distmnist.machine import die_with_parent
-from distmnist.rundir import versions
+from distmnist.runs.job import set_up_machine
+from distmnist.runs.rundir import versions
 
 SLOW = 1.5
 """A rank whose steps take this many times the ranks' median is called slow."""

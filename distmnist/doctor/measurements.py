@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 
 from distmnist.config import Config
-from distmnist.data import Dataset, Digits, load_sample
-from distmnist.distributed import World
-from distmnist.models import MODELS
-from distmnist.signals import Wish
-from distmnist.trainer import fit
+from distmnist.data.datasets import Dataset, Digits, load_sample
+from distmnist.distributed.world import World
+from distmnist.models.published import MODELS
+from distmnist.training.requests import Wish
+from distmnist.training.trainer import fit
 
 WARM_UP, STEPS = 10, 40
 """Steps that are not counted, and steps that are."""

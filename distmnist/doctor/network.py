@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from distmnist import streams
 from distmnist.commandline import Parser, answer, end
-from distmnist.config import UsageError
-from distmnist.failure import print_failure
+from distmnist.distributed.failure import print_failure
+from distmnist.errors import UsageError
 
 POLL = 0.5
 """Seconds between two looks at a name or a port."""

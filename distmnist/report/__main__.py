@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from distmnist import streams
 from distmnist.commandline import Parser, answer, end, to_path
-from distmnist.config import UsageError
-from distmnist.launcher import refuse_separate_tasks
+from distmnist.distributed.launcher import refuse_separate_tasks
+from distmnist.errors import UsageError
 
 NEEDED = ("matplotlib", "scipy", "jinja2")
 
@@ -51,7 +51,7 @@ def work(arguments: Sequence[str] | None) -> int:
     import torch  # 2 s that a mistyped option need not take
 
     from distmnist.report import page
-    from distmnist.rundir import newer_than_latest
+    from distmnist.runs.rundir import newer_than_latest
 
     for path in given.runs:
         if newer := newer_than_latest(path):

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from scipy import stats
 
-from distmnist import source
-from distmnist.config import UsageError
-from distmnist.data import Digits
-from distmnist.metrics import BATCH, CLASSES
+from distmnist.checkpoint import source
+from distmnist.checkpoint.source import Trained
+from distmnist.data.datasets import Digits
+from distmnist.errors import UsageError
 from distmnist.report.reading import Material, Net
-from distmnist.source import Trained
-from distmnist.study.significance import LEVEL, mcnemar
+from distmnist.runs.significance import LEVEL, mcnemar
+from distmnist.training.evaluation import BATCH, CLASSES
 
 BINS = 10
 """Of equal width, as the expected calibration error is usually given (Guo et al., 2017)."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from distmnist.config import UsageError
+from distmnist.errors import UsageError
 
 NUMBER = (int, float)
 SHAPES: dict[str, Any] = {

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from distmnist.report.reading import Material, Net, result_options
-from distmnist.study.significance import over_seeds
-from distmnist.summary import PUBLISHED
+from distmnist.runs.significance import over_seeds
+from distmnist.runs.summary import PUBLISHED
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 from torch import nn
 
 from distmnist import __version__, plots
-from distmnist.checkpoint import write_atomically
-from distmnist.config import RunError, UsageError
-from distmnist.data import MEAN, STD, Digits, normalise
-from distmnist.models import CNN, FullyConnectedNN
+from distmnist.checkpoint.storage import write_atomically
+from distmnist.data.datasets import MEAN, STD, Digits, normalise
+from distmnist.errors import RunError, UsageError
+from distmnist.models.published import CNN, FullyConnectedNN
 from distmnist.report import answers, comparison, reading
 from distmnist.report.answers import Shown
 from distmnist.report.comparison import Row

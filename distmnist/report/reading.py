@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from distmnist import data
 from distmnist.commandline import quoted
-from distmnist.config import UsageError
-from distmnist.data import Dataset
-from distmnist.metrics import CLASSES
-from distmnist.models import MODELS
+from distmnist.data import datasets
+from distmnist.data.datasets import Dataset
+from distmnist.errors import UsageError
+from distmnist.models.published import MODELS
 from distmnist.report.checked import SHAPES, conform, load
-from distmnist.rundir import noted_data
+from distmnist.runs.rundir import noted_data
+from distmnist.training.evaluation import CLASSES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,21 +61,21 @@ def read(paths: Sequence[Path]) -> Material:
     runs: list[Run] = []
     studies: list[dict[str, Any]] = []
     sweeps: list[dict[str, Any]] = []
-    datasets: dict[str, Path] = {}
+    found: dict[str, Path] = {}
     for path in paths:
         if (path / "study.json").is_file():
             studies.append(read_study(path / "study.json"))
             runs += [dataclasses.replace(read_run(member), of_study=True) for member in members(path, studies[-1])]
-            datasets.setdefault(studies[-1]["dataset"]["name"], path)
+            found.setdefault(studies[-1]["dataset"]["name"], path)
         elif (path / "sweep.json").is_file():
             sweeps.append(read_sweep(path / "sweep.json"))
-            datasets.setdefault(sweeps[-1]["dataset"]["name"], path)
+            found.setdefault(sweeps[-1]["dataset"]["name"], path)
         else:
             runs.append(read_run(path))
     for run in runs:
-        datasets.setdefault(run.summary["dataset"]["name"], run.path)
-    if len(datasets) > 1:
-        told = " and ".join(f"{path} on {name}" for name, path in datasets.items())
+        found.setdefault(run.summary["dataset"]["name"], run.path)
+    if len(found) > 1:
+        told = " and ".join(f"{path} on {name}" for name, path in found.items())
         raise UsageError(f"results of different data sets do not compare: {told}; name those of one")
     if len({str(run.summary["dataset"]) for run in runs}) > 1:
         raise UsageError("the runs have the same data set's name and different sizes; they do not compare")
@@ -204,4 +204,4 @@ def result_options() -> set[str]:
 def find_digits(material: Material, data_dir: Path | None) -> Dataset:
     """The data set that the runs were tested on. UsageError: it is not on this machine, or is damaged."""
     noted = [place for run in material.runs for place in noted_data(run.path)]
-    return data.load_tested(material.dataset["name"], data_dir, noted, "the page shows its test digits")
+    return datasets.load_tested(material.dataset["name"], data_dir, noted, "the page shows its test digits")

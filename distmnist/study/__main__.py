@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distmnist.commandline import Parser, add_options, answer, check_count, end, hint, several, to_path
-from distmnist.config import RECIPES, Config, UsageError, resolve
-from distmnist.launcher import refuse_separate_tasks
+from distmnist.config import RECIPES, Config, resolve
+from distmnist.distributed.launcher import refuse_separate_tasks
+from distmnist.errors import UsageError
 
 OWN = ("recipe", "output", "resume", "seed", "virtual_ranks", "timeout")
 """Options of training that a study sets itself, or that one process has no use for."""
@@ -73,10 +74,10 @@ def work(arguments: Sequence[str] | None) -> int:
     refuse_separate_tasks()
     own, given = parse(arguments)
     # torch and scipy: 3 s that a mistyped option need not take
-    from distmnist.log import Log
-    from distmnist.signals import Signals
-    from distmnist.study import pool
+    from distmnist.console import Log
+    from distmnist.runs import pool
     from distmnist.study.findings import Findings
+    from distmnist.training.requests import Signals
 
     log = Log()
     seeds = range(own.seed, own.seed + own.repeats)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from distmnist.config import UsageError
-from distmnist.job import nets
-from distmnist.study import claims
-from distmnist.study.pool import Jobs, Member
-from distmnist.study.significance import LEVEL, Answers, Comparison, compare, spread, versions
-from distmnist.summary import PUBLISHED, align
+from distmnist.errors import UsageError
+from distmnist.runs import claims
+from distmnist.runs.job import nets
+from distmnist.runs.pool import Jobs, Member
+from distmnist.runs.significance import LEVEL, Answers, Comparison, compare, spread, versions
+from distmnist.runs.summary import PUBLISHED, align
 
 LEGEND = """\
 Intervals are of 95 %. Over the random seeds: where the mean of all trainings by this recipe lies. Over the test digits:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distmnist.commandline import Parser, add_options, answer, check_count, end, to_path
-from distmnist.config import TRAINING, Config, UsageError, option_flag, resolve
-from distmnist.launcher import refuse_separate_tasks
+from distmnist.config import TRAINING, Config, option_flag, resolve
+from distmnist.distributed.launcher import refuse_separate_tasks
+from distmnist.errors import UsageError
 
 SPACE: dict[str, list[Any]] = {
     "lr": [3e-4, 1e-3, 3e-3],

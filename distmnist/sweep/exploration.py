@@ -8,14 +8,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from distmnist.commandline import hint
-from distmnist.config import UsageError, option_flag, resolve
-from distmnist.log import Log
-from distmnist.signals import Signals
-from distmnist.study import pool
-from distmnist.study.pool import Member, Outcome
+from distmnist.config import option_flag, resolve
+from distmnist.console import Log
+from distmnist.errors import UsageError
+from distmnist.runs import pool
+from distmnist.runs.pool import Member, Outcome
 from distmnist.sweep import search
 from distmnist.sweep.search import Search, Setting
 from distmnist.sweep.trials import Trials
+from distmnist.training.requests import Signals
 
 Start = Callable[[Iterable[Member]], Generator[Outcome, None, None]]
 """Runs members and yields them as they end: `pool.run`, with everything else said."""

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
-from distmnist.config import Config, UsageError
+from distmnist.config import Config
+from distmnist.errors import UsageError
 from distmnist.seeds import generator, seed_for
 
 Space = Mapping[str, Sequence[Any]]

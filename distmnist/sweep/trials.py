@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from distmnist.config import RunError, option_flag
-from distmnist.study import claims
-from distmnist.study.pool import Member
-from distmnist.study.significance import spread, versions
-from distmnist.summary import align
+from distmnist.config import option_flag
+from distmnist.errors import RunError
+from distmnist.runs import claims
+from distmnist.runs.pool import Member
+from distmnist.runs.significance import spread, versions
+from distmnist.runs.summary import align
 
 RULE = (
     "of the settings whose mean held-out accuracy is within one standard error of the best mean, the one that trains"

@@ -1,0 +1,1 @@
+"""What training is resumed from, and what is read of it."""

@@ -1,0 +1,1 @@
+"""Data sets in memory, the images of an epoch and who gets which."""

@@ -1,0 +1,1 @@
+"""Ranks: how they start, meet, agree, and notice that one is lost."""

@@ -1,0 +1,1 @@
+"""What is only there to be faster than plain PyTorch."""

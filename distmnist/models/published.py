@@ -1,0 +1,82 @@
+"""The two published classifiers. Pixels in, logits out; a third net is a class here and a line in `MODELS`.
+
+`distmnist.fast.layout` trains these two by a `forward` of its own where that is faster: who changes one here changes it
+there, too, or makes it a class of its own, which is trained as it is written. A test compares them.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distmnist.seeds import seed_for
+
+NON_DECREASING = (functional.relu, functional.leaky_relu, functional.tanh, functional.elu)
+
+
+def dropping(probability: float) -> nn.Module:
+    """Dropout, or no operation at all: with probability 0 it would still be dispatched in every step."""
+    return nn.Dropout(probability) if probability else nn.Identity()
+
+
+class FullyConnectedNN(nn.Module):
+    """The published baseline: 784-128-64-10, 109,386 parameters."""
+
+    def __init__(self, activation: str = "relu", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(784, 128)
+        self.fc2 = nn.Linear(128, 64)
+        self.fc3 = nn.Linear(64, 10)
+        self.dropout = dropping(dropout)
+        self.activation = getattr(functional, activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images, float [n, 1, 28, 28] -> logits, float [n, 10]."""
+        x = torch.flatten(images, 1)
+        x = self.dropout(self.activation(self.fc1(x)))
+        x = self.dropout(self.activation(self.fc2(x)))
+        return self.fc3(x)
+
+
+class CNN(nn.Module):
+    """The published convolutional net: two 3x3 convolutions with pooling, then 3136-128-64-10; 429,258 parameters."""
+
+    def __init__(self, activation: str = "relu", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, kernel_size=3, padding=1)
+        self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
+        self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
+        self.fc1 = nn.Linear(64 * 7 * 7, 128)
+        self.fc2 = nn.Linear(128, 64)
+        self.fc3 = nn.Linear(64, 10)
+        self.dropout = dropping(dropout)
+        self.activation = getattr(functional, activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images, float [n, 1, 28, 28] -> logits, float [n, 10]."""
+        x = self._activate_and_pool(self.conv1(images))
+        x = self._activate_and_pool(self.conv2(x))
+        return self.classify(x)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """The convolutions' features, float [n, 64, 7, 7] -> logits, float [n, 10]."""
+        x = torch.flatten(features, 1)
+        x = self.dropout(self.activation(self.fc1(x)))
+        x = self.dropout(self.activation(self.fc2(x)))
+        return self.fc3(x)
+
+    def _activate_and_pool(self, x: Tensor) -> Tensor:
+        """The maximum of a non-decreasing activation is the activation of the maximum, for a quarter of the work."""
+        if self.activation in NON_DECREASING:
+            return self.activation(self.pool(x))
+        return self.pool(self.activation(x))
+
+
+MODELS: dict[str, type[nn.Module]] = {"mlp": FullyConnectedNN, "cnn": CNN}
+"""Command-line name -> class, in the order in which `--model all` trains them."""
+
+
+def build_model(name: str, *, activation: str = "relu", dropout: float = 0.0, seed: int = 0) -> nn.Module:
+    """A net of `MODELS` on the CPU, its initial weights a function of (seed, name) alone. KeyError: unknown name."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "weights", name))
+        return MODELS[name](activation=activation, dropout=dropout)

@@ -1,0 +1,1 @@
+"""One training run, its directory, and many of them."""

@@ -1,0 +1,98 @@
+"""Evaluates a net on digits; all that is said of it is computed from every digit's prediction and loss."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from distmnist.data.datasets import Digits
+from distmnist.distributed.world import World
+
+CLASSES = 10
+PUBLISHED_BATCH = 64
+"""The published test loss adds up the means of batches of 64, in order, and divides by the number of digits."""
+
+BATCH = 64
+"""Digits a forward pass. Whole batches are dealt out, so each has one content and shape at any number of processes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """predictions, labels: int64 [n]; losses: float32 [n], cross entropies in nats. In the data set's order, on CPU.
+
+    Sums are taken here, in float64 and in one order, so that they do not depend on how many processes evaluated.
+    """
+
+    predictions: torch.Tensor
+    losses: torch.Tensor
+    labels: torch.Tensor
+
+    @property
+    def count(self) -> int:
+        return len(self.labels)
+
+    @property
+    def correct(self) -> int:
+        return int((self.predictions == self.labels).sum())
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.count
+
+    @property
+    def loss(self) -> float:
+        """The mean cross entropy."""
+        return float(self.losses.double().mean())
+
+    @property
+    def notebook_loss(self) -> float:
+        """The published convention: about a 64th of the mean, because it is divided by the count twice."""
+        return sum(float(batch.double().mean()) for batch in self.losses.split(PUBLISHED_BATCH)) / self.count
+
+    @property
+    def confusion(self) -> torch.Tensor:
+        """int64 [10, 10]: row is the label, column is what was said."""
+        cells = torch.bincount(self.labels * CLASSES + self.predictions, minlength=CLASSES * CLASSES)
+        return cells.reshape(CLASSES, CLASSES)
+
+    def describe(self) -> dict[str, Any]:
+        """The figures of one net in summary.json."""
+        confusion = self.confusion
+        rows = confusion.sum(1).clamp(min=1)
+        return {
+            "test_accuracy": self.accuracy,
+            "test_loss": self.loss,
+            "notebook_test_loss": self.notebook_loss,
+            "correct": self.correct,
+            "count": self.count,
+            "per_class_accuracy": (confusion.diagonal() / rows).tolist(),
+            "confusion": confusion.tolist(),
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What predictions.npz holds: uint8, float32 and uint8, each [n]."""
+        return {
+            "predictions": self.predictions.to(torch.uint8).numpy(),
+            "losses": self.losses.numpy(),
+            "labels": self.labels.to(torch.uint8).numpy(),
+        }
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, digits: Digits, world: World) -> Evaluation:
+    """Shares the digits out over the ranks, without padding and in float32, and returns the whole on every rank."""
+    model.eval()
+    count = len(digits)
+    predictions = torch.zeros(count, dtype=torch.int64, device=world.device)
+    losses = torch.zeros(count, dtype=torch.float32, device=world.device)
+    for start in range(world.rank * BATCH, count, world.size * BATCH):
+        rows = torch.arange(start, min(start + BATCH, count), device=world.device)
+        images, labels = digits.batch(rows)
+        logits = model(images)
+        predictions[rows] = logits.argmax(1)
+        losses[rows] = functional.cross_entropy(logits, labels, reduction="none")
+        world.heartbeat.touch()
+    return Evaluation(world.sum_(predictions).cpu(), world.sum_(losses).cpu(), digits.labels.cpu())

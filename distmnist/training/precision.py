@@ -1,0 +1,62 @@
+"""Automatic mixed precision: the only place that casts, scales, unscales and clips."""
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distmnist.machine import has_native_bf16
+from distmnist.training.optimizer import Optimizer
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_amp(requested: str, device: torch.device) -> tuple[str, str]:
+    """`--amp` and the device -> ("off", "bf16" or "fp16", and the reason in words)."""
+    if requested != "auto":
+        return requested, "as asked"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "native on this GPU"
+        return "fp16", "with gradient scaling: this GPU has no native bf16"
+    if has_native_bf16():
+        return "bf16", "native on this CPU"
+    return "off", "this CPU has no native bf16"
+
+
+class Precision:
+    """One net's casts and updates. amp: "off", "bf16" or "fp16"; grad_clip: the largest L2 norm, 0 for any."""
+
+    def __init__(self, amp: str, device: torch.device, grad_clip: float = 0.0) -> None:
+        self.device = device
+        self.dtype = DTYPES.get(amp)
+        self.grad_clip = grad_clip
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def scale(self, weight: Tensor) -> Tensor:
+        """What to multiply a loss by instead of `weight`: small fp16 gradients would otherwise become 0."""
+        return self.scaler.scale(weight)
+
+    def step(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> bool:
+        """Updates the parameters. Returns False if the scaler skipped it because a gradient was not finite.
+
+        The scaler makes the host wait for the device to know, once a step; without fp16 nothing is waited for.
+        """
+        if self.grad_clip:
+            self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(parameters, self.grad_clip)
+        updated = self.scaler.step(optimizer)
+        self.scaler.update()
+        return bool(updated) or not self.scaler.is_enabled()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scaler.load_state_dict(state)

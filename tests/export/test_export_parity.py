@@ -1,0 +1,288 @@
+"""The gate and `--verify`: whatever is done to an exported file, something of it is caught."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from export_fixtures import small_sample
+from onnx import helper, numpy_helper
+
+from distmnist.checkpoint import source, storage
+from distmnist.checkpoint.source import Trained
+from distmnist.data.datasets import load_sample
+from export import __main__ as command
+from export import folder, gate, job, onnx_file, parity, provenance, reference, torchscript
+
+pytest_plugins = ["export_fixtures"]
+
+
+@pytest.fixture(scope="module")
+def mlp(trained_run: Path) -> Trained:
+    return source.load(trained_run / "mlp")[0][0]
+
+
+@pytest.fixture(scope="module")
+def cases(mlp: Trained) -> list[reference.Case]:
+    return [
+        reference.ask(mlp.net, "digits", small_sample().test.images, is_digits=True),
+        *reference.probes(mlp.net),
+    ]
+
+
+def read(path: Path) -> onnx.ModelProto:
+    return onnx.load(path)
+
+
+def set_weight(model: onnx.ModelProto, name: str, change: Callable[[np.ndarray], None]) -> None:
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    values = numpy_helper.to_array(tensor).copy()
+    change(values)
+    tensor.CopyFrom(numpy_helper.from_array(values, name))
+
+
+def last_bit(values: np.ndarray) -> None:
+    values.reshape(-1).view(np.uint32)[17] ^= 1
+
+
+def permute(model: onnx.ModelProto) -> None:
+    def change(values: np.ndarray) -> None:
+        values[:] = values[::-1].copy()
+
+    set_weight(model, "fc3.weight", change)
+    set_weight(model, "fc3.bias", change)
+
+
+def permute_at_the_end(model: onnx.ModelProto) -> None:
+    """The weights stay; the logits are turned round behind them."""
+    node = next(node for node in model.graph.node if "logits" in node.output)
+    node.output[0] = "straight"
+    order = numpy_helper.from_array(np.arange(9, -1, -1), "order")
+    model.graph.initializer.append(order)
+    model.graph.node.append(helper.make_node("Gather", ["straight", "order"], ["logits"], axis=1))
+
+
+def add_nan(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if "logits" in node.output)
+    node.output[0] = "whole"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(np.nan), "nan"))
+    model.graph.node.append(helper.make_node("Add", ["whole", "nan"], ["logits"]))
+
+
+def bake_batch(model: onnx.ModelProto) -> None:
+    for end in (*model.graph.input, *model.graph.output):
+        end.type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def change_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 19
+
+
+def change_metadata(model: onnx.ModelProto) -> None:
+    next(entry for entry in model.metadata_props if entry.key == "std").value = "0.5"
+
+
+def wrong_mean(model: onnx.ModelProto) -> None:
+    name = next(t.name for t in model.graph.initializer if np.allclose(numpy_helper.to_array(t), 0.1307, atol=1e-6))
+
+    def change(values: np.ndarray) -> None:
+        values[...] = 0.13
+
+    set_weight(model, name, change)
+
+
+TAMPERINGS = [
+    ("mlp.onnx", lambda model: set_weight(model, "fc2.weight", last_bit), "fc2.weight is not what was trained"),
+    ("mlp.pixels.onnx", lambda model: set_weight(model, "fc1.bias", last_bit), "fc1.bias is not what was trained"),
+    ("mlp.onnx", permute, "labels differ|off by"),
+    ("mlp.onnx", permute_at_the_end, "off by"),
+    ("mlp.onnx", add_nan, "not finite"),
+    ("mlp.onnx", bake_batch, "inputs and outputs are"),
+    ("mlp.onnx", change_opset, "opset 19, not 18"),
+    ("mlp.onnx", change_metadata, "metadata"),
+    ("mlp.pixels.onnx", wrong_mean, "off by"),
+]
+
+
+@pytest.mark.parametrize(("name", "tamper", "message"), TAMPERINGS)
+def test_the_gate_catches(name: str, tamper, message: str, mlp: Trained, cases, deployed: Path) -> None:
+    """Even if the manifest were changed to match: the gate reads the files, not their digests."""
+    model = read(deployed / name)
+    tamper(model)
+    kind = "pixels" if "pixels" in name else "logits"
+    _, failures = gate.prove_onnx(model.SerializeToString(), kind, mlp, provenance.describe(mlp, 18), cases)
+    assert any(part in failure for part in message.split("|") for failure in failures), failures
+
+
+def test_the_gate_passes_what_nobody_touched(mlp: Trained, cases, deployed: Path) -> None:
+    metadata = provenance.describe(mlp, 18)
+    for kind, name in gate.names("mlp").items():
+        content = (deployed / name).read_bytes()
+        if kind == "torchscript":
+            entry, failures = gate.prove_torchscript(content, mlp, cases)
+        else:
+            entry, failures = gate.prove_onnx(content, kind, mlp, metadata, cases)
+        assert failures == []
+        levels = 1 if kind == "torchscript" else 3
+        suited = [case for case in cases if kind != "pixels" or case.pixels is not None]
+        assert len(entry["runs"]) == levels * len(parity.BATCHES) * len(suited)
+        assert all(run["labels_agree"] == run["count"] for run in entry["runs"] if run["case"] == "digits")
+
+
+def test_the_gate_catches_a_swapped_net(mlp: Trained, cases, deployed: Path) -> None:
+    content = (deployed / "cnn.onnx").read_bytes()
+    assert gate.prove_onnx(content, "logits", mlp, provenance.describe(mlp, 18), cases)[1]
+    assert gate.prove_torchscript((deployed / "cnn.torchscript.pt").read_bytes(), mlp, cases)[1]
+
+
+def test_the_gate_catches_torchscript_with_one_bit_changed(mlp: Trained, cases) -> None:
+    state = {name: tensor.clone() for name, tensor in mlp.net.state_dict().items()}
+    last_bit(state["fc2.weight"].numpy())
+    other = source.build("mlp", mlp.options, Path("other"))
+    source.fill(other, state, Path("other"))
+    _, failures = gate.prove_torchscript(torchscript.to_torchscript(other), mlp, cases)
+    assert failures == ["fc2.weight is not what was trained, bit for bit"]
+
+
+def test_a_flipped_label_is_excused_only_where_the_referee_is_undecided(cases) -> None:
+    few = gate.first(cases[0])
+    logits, referee = few.logits.copy(), few.referee.copy()
+    first, second = np.argsort(-few.referee[3])[:2]
+    half = parity.BOUND / 4
+    for values in (logits, referee):
+        values[3, second] = values[3, first] = values[3].max()
+    logits[3, first] += half
+    referee[3, first] += half
+    other = logits.copy()
+    other[3, second] += 2 * half
+    undecided = dataclasses.replace(few, logits=logits, referee=referee)
+    entry = parity.measure(undecided, {"logits": other})
+    assert "failure" not in entry
+    assert (entry["excused"], entry["labels_agree"]) == ([3], gate.SAMPLE - 1)
+
+    decided = referee.copy()
+    decided[3, first] += 1
+    entry = parity.measure(dataclasses.replace(undecided, referee=decided), {"logits": other})
+    assert entry["failure"] == "1 labels differ, digit 3 first"
+
+
+def test_the_bound_grows_with_the_numbers_and_stands_on_digits(cases) -> None:
+    by_name = {case.name: parity.bound(case) for case in cases}
+    assert by_name["digits"] == 1e-4
+    assert by_name["zeros"] == 1e-4
+    assert by_name["noise x 1e4"] > 1e3 * by_name["noise"] / 10
+
+
+def test_an_error_just_over_the_bound_fails(cases) -> None:
+    digits = cases[0]
+    off = digits.logits.copy()
+    off[41, 3] += 1.5e-4
+    entry = parity.measure(digits, {"logits": off})
+    assert entry["digit"] == 41
+    assert entry["failure"].startswith("logits of digit 41 off by 0.00015")
+    off[41, 3] -= 1e-4
+    assert "failure" not in parity.measure(digits, {"logits": off})
+
+
+def verify(path: Path, *more: str) -> int:
+    return command.main(["--verify", str(path), *more])
+
+
+@pytest.mark.usefixtures("few_batches")
+def test_verify_proves_a_folder_that_was_carried_elsewhere(trained_run: Path, deployed_mlp: Path, capsys) -> None:
+    assert verify(deployed_mlp) == 0
+    assert verify(deployed_mlp, str(trained_run / "mlp")) == 0
+    assert len(capsys.readouterr().out.splitlines()) <= 2 * 8
+
+
+EXPORTED = [
+    "mlp.onnx",
+    "cnn.pixels.onnx",
+    "cnn.torchscript.pt",
+    "predict.py",
+    "requirements.txt",
+    "parity.json",
+    "mlp/test_data_set_0/output_0.pb",
+]
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("where", [0.02, 0.5, 0.999])
+def test_verify_notices_one_changed_byte(name: str, where: float, deployed: Path, capsys) -> None:
+    content = bytearray((deployed / name).read_bytes())
+    content[int(where * len(content))] ^= 1
+    (deployed / name).write_bytes(content)
+    assert verify(deployed) == 3
+    assert name in capsys.readouterr().err
+
+
+def test_verify_notices_files_that_are_missing_or_stale(deployed: Path, capsys) -> None:
+    shutil.copy(deployed / "mlp.onnx", deployed / "old.onnx")
+    (deployed / "cnn.onnx").unlink()
+    assert verify(deployed) == 3
+    errors = capsys.readouterr().err
+    assert "old.onnx is not of this export" in errors
+    assert "cnn.onnx is missing" in errors
+
+
+@pytest.mark.usefixtures("few_batches")
+def test_verify_is_not_deceived_by_a_manifest_made_to_fit(exported: Path, deployed_mlp: Path, capsys) -> None:
+    """Somebody swaps the net in one file, and writes the new digests into parity.json too."""
+    shutil.copy(exported / "cnn.pixels.onnx", deployed_mlp / "mlp.pixels.onnx")
+    report = json.loads((deployed_mlp / "parity.json").read_bytes())
+    report["files"] = folder.digests(deployed_mlp)
+    (deployed_mlp / "parity.json").write_bytes(folder.sealed(report))
+    assert verify(deployed_mlp) == 3
+    assert "mlp.pixels.onnx: " in capsys.readouterr().err
+
+
+def test_a_manifest_that_lacks_entries_is_one_line_and_2(tmp_path: Path, capsys) -> None:
+    (tmp_path / "parity.json").write_bytes(folder.sealed({"schema": 1, "sha256": "", "files": {}}))
+    assert verify(tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "lacks what an export says" in line
+
+
+@pytest.mark.usefixtures("few_batches")
+def test_verify_against_a_run_finds_another_runs_export(deployed_mlp: Path, tmp_path: Path, capsys) -> None:
+    """The folder is consistent in itself, but not what this run trained."""
+    state = source.build("mlp", {}, Path("other")).state_dict()
+    of = {"config": {"model": "mlp"}, "dataset": load_sample().describe(), "result": None}
+    (tmp_path / "other.pt").write_bytes(storage.to_bytes({"model": state, "train": {}} | of))
+    assert verify(deployed_mlp, str(tmp_path / "other.pt")) == 3
+    assert "mlp: the weights are not those that were exported" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("few_batches")
+def test_a_failed_export_leaves_the_good_one_and_says_what_failed(
+    trained_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    out, snapshot = tmp_path / "out", str(trained_run / "mlp" / "last.pt")
+    assert command.main([snapshot, "--output", str(out)]) == 0
+    before = folder.digests(out)
+    good = onnx_file.logits_model
+
+    def spoilt(net, opset, metadata) -> bytes:
+        model = onnx.load_from_string(good(net, opset, metadata))
+        permute(model)
+        return model.SerializeToString()
+
+    monkeypatch.setattr(job.onnx_file, "logits_model", spoilt)
+    capsys.readouterr()
+    assert command.main([snapshot, "--output", str(out)]) == 3
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) <= 8
+    assert all(line.startswith("FAILED mlp.onnx: ") for line in said[:-1])
+    assert folder.digests(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out-failed.json"]
+    assert json.loads((tmp_path / "out-failed.json").read_bytes())["failures"]
+    monkeypatch.undo()
+    assert command.main([snapshot, "--output", str(out)]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,106 @@
+"""A run with two barely trained nets, and its export: made once a session, for all processes that share out the tests.
+
+A test that changes them copies them.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from distmnist.checkpoint import storage
+from distmnist.config import Config
+from distmnist.data import datasets
+from distmnist.data.datasets import Dataset, Digits
+from distmnist.distributed.world import World
+from distmnist.training.trainer import fit
+from export import __main__ as command
+from export import parity
+from export.predict import Predictor
+
+TEST_DIGITS = 300
+
+
+def small_sample() -> Dataset:
+    """The embedded sample with fewer test digits, so that the proof takes seconds."""
+    whole = datasets.load_sample()
+    test = Digits(whole.test.images[:TEST_DIGITS].clone(), whole.test.labels[:TEST_DIGITS].clone())
+    return Dataset(whole.name, whole.origin, whole.train, test)
+
+
+def train(folder: Path, dataset: Dataset, **options) -> None:
+    """Trains a net and saves its snapshot as folder/<model>/last.pt."""
+    config = Config(amp="off", threads=1, **options)
+    target = folder / config.model
+    target.mkdir(parents=True)
+    fit(config, World(), dataset, save=lambda snapshot: storage.save(target, snapshot))
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes of a session under pytest-xdist, each of which has a base directory of its own."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(shared_folder: Path) -> Path:
+    run = shared_folder / "run"
+    with FileLock(shared_folder / "run.lock"):
+        if not run.exists():
+            train(shared_folder / "training", datasets.load_sample(), model="mlp", epochs=2)
+            train(shared_folder / "training", datasets.load_sample(), model="cnn", epochs=3)
+            (shared_folder / "training").rename(run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def exported(trained_run: Path) -> Path:
+    """The run's export, proved on all 1,000 test digits of the sample."""
+    with FileLock(trained_run.with_name("export.lock")):
+        if not (trained_run / "export").exists():  # it is there at once, and whole
+            assert command.main([str(trained_run)]) == 0
+    return trained_run / "export"
+
+
+@pytest.fixture
+def few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that prove a folder but are not about how thoroughly."""
+    monkeypatch.setattr(parity, "BATCHES", (7, 256))
+
+
+@pytest.fixture
+def deployed(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the export to spoil."""
+    return Path(shutil.copytree(exported, tmp_path / "deployed"))
+
+
+@pytest.fixture(scope="session")
+def exported_mlp(trained_run: Path) -> Path:
+    """The smaller net's export alone, for the tests that prove it again."""
+    with FileLock(trained_run.with_name("export_mlp.lock")):
+        if not (trained_run / "mlp" / "export").exists():
+            assert command.main([str(trained_run / "mlp")]) == 0
+    return trained_run / "mlp" / "export"
+
+
+@pytest.fixture
+def deployed_mlp(exported_mlp: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported_mlp, tmp_path / "deployed"))
+
+
+@pytest.fixture(scope="session")
+def predictor(exported: Path) -> Predictor:
+    return Predictor(exported / "cnn.pixels.onnx")
+
+
+@pytest.fixture(scope="session")
+def sample_digits() -> tuple[np.ndarray, np.ndarray]:
+    """The sample's test digits: uint8 [1000, 28, 28], and their labels."""
+    test = datasets.load_sample().test
+    return test.images.numpy(), test.labels.numpy()

@@ -1,0 +1,131 @@
+"""The schedules as functions of the update count, and the optimizers beside torch's plain ones."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+
+from distmnist.config import Config
+from distmnist.training.optimizer import build_optimizer, learning_rate
+
+LR = 0.3
+
+
+def rates(schedule, total):
+    return [learning_rate(Config(schedule=schedule, lr=LR), update, total) for update in range(total + 1)]
+
+
+def test_constant_is_constant():
+    assert set(rates("constant", 50)) == {LR}
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 100])
+def test_cosine_falls_from_the_peak_to_zero_as_torchs_does(total):
+    found = rates("cosine", total)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    for rate in found:
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        oracle.step()
+    assert found[0] == LR and found[-1] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("total", [10, 100, 4690])
+def test_onecycle_climbs_over_a_fifth_of_the_run_from_a_tenth_to_the_peak_then_falls_to_zero(total):
+    found = rates("onecycle", total)
+    top = total // 5
+    assert found[0] == pytest.approx(LR / 10) and found[top] == pytest.approx(LR)
+    assert found[-1] == pytest.approx(0, abs=1e-12)
+    assert max(found) == found[top]
+    assert all(a < b for a, b in itertools.pairwise(found[: top + 1]))
+    assert all(a > b for a, b in itertools.pairwise(found[top:]))
+    # Straight up; down, a cosine is steepest in its middle: pi / 2 times its mean slope.
+    assert all(b - a == pytest.approx(0.9 * LR / top) for a, b in itertools.pairwise(found[: top + 1]))
+    assert all(a - b <= 1.01 * LR * math.pi / 2 / (total - top) for a, b in itertools.pairwise(found[top:]))
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
+def test_the_shortest_runs_have_rates_that_train(schedule, total):
+    assert all(0 < rate <= LR for rate in rates(schedule, total)[:-1])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
+def test_beyond_its_end_a_schedule_stays_at_zero(schedule):
+    config = Config(schedule=schedule, lr=LR)
+    assert learning_rate(config, 13, 10) == pytest.approx(0, abs=1e-12)
+
+
+KINDS = [
+    ({"optimizer": "adam"}, lambda p, **how: torch.optim.Adam(p, lr=0.1, **how)),
+    ({"optimizer": "adam", "weight_decay": 0.1}, lambda p, **how: torch.optim.Adam(p, lr=0.1, weight_decay=0.1, **how)),
+    (
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        lambda p, **how: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1, **how),
+    ),
+    ({"optimizer": "adamw"}, lambda p, **how: torch.optim.AdamW(p, lr=0.1, weight_decay=0.0, **how)),
+    ({"optimizer": "sgd"}, lambda p, **how: torch.optim.SGD(p, lr=0.1, momentum=0.9, **how)),
+    (
+        {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.2},
+        lambda p, **how: torch.optim.SGD(p, lr=0.1, weight_decay=0.2, **how),
+    ),
+]
+"""Our options, and torch's class with the same."""
+
+
+def weights():
+    return [torch.nn.Parameter(torch.linspace(-1, 1, 12).reshape(shape)) for shape in ((3, 4), (12,))]
+
+
+def update(optimizer, parameters, numbers):
+    """Updates number `numbers`, each with its own gradient and rate."""
+    for number in numbers:
+        for parameter in parameters:
+            parameter.grad = torch.sin((number + 1) * torch.linspace(-1, 1, 12)).reshape(parameter.shape)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            optimizer.param_groups[0]["lr"] = 0.1 / (number + 1)
+        else:
+            optimizer.lr = 0.1 / (number + 1)
+        optimizer.step()
+
+
+def name_of(value):
+    return str(value) if isinstance(value, dict) else "torch"
+
+
+@pytest.mark.parametrize(("options", "theirs"), KINDS, ids=name_of)
+def test_each_optimizer_updates_as_torchs_plain_one_does_and_bit_for_bit_as_its_fused_one(options, theirs):
+    ours, plain, fused = weights(), weights(), weights()
+    update(build_optimizer(ours, Config(lr=0.1, **options)), ours, range(4))
+    update(theirs(plain), plain, range(4))
+    update(theirs(fused, fused=True), fused, range(4))
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-7)
+    assert all(map(torch.equal, ours, fused))
+    assert not any(map(torch.equal, ours, weights()))
+
+
+@pytest.mark.parametrize("torch_goes_on", [False, True])
+@pytest.mark.parametrize(("options", "theirs"), KINDS, ids=name_of)
+def test_torchs_optimizers_go_on_from_the_state_of_ours_and_ours_from_theirs(options, theirs, torch_goes_on):
+    makers = [lambda p: build_optimizer(p, Config(lr=0.1, **options)), lambda p: theirs(p, fused=True)]
+    first, second = makers if torch_goes_on else makers[::-1]
+    whole, parts = weights(), weights()
+    update(first(whole), whole, range(5))
+    before = first(parts)
+    update(before, parts, range(3))
+    after = second(parts)
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    update(after, parts, range(3, 5))
+    assert all(map(torch.equal, whole, parts))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_frozen_parameter_stays_as_it_is(name):
+    frozen, trained = torch.nn.Parameter(torch.ones(3), requires_grad=False), torch.nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer([frozen, trained], Config(optimizer=name, lr=0.1))
+    trained.grad = torch.ones(3)
+    optimizer.step()
+    assert torch.equal(frozen, torch.ones(3)) and not torch.equal(trained, torch.ones(3))

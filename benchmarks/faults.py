@@ -37,7 +37,7 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "set-up: connecting": (world.World, "connect", 1),
     "set-up: meeting in shared memory": (shared_memory, "meet_peers", 1),
     "an agreement": (world.World, "agreement", 6),
-    "a step": (trainer.Trainer, "_step", 11),
+    "a step": (trainer.Trainer, "step", 11),
     "evaluation": (trainer, "evaluate", 2),
     "evaluation: adding up": (world.World, "sum_", 4),
     "saving: serializing": (storage, "to_bytes", 3),

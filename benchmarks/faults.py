@@ -22,9 +22,9 @@ from distmnist.checkpoint import storage
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.distributed import world
-from distmnist.fast import shared_memory
 from distmnist.runs import job
 from distmnist.training import trainer
+from distmnist.training.parts import fast_is_there
 
 TRAIN, TEST, BATCH, EPOCHS, SNAPSHOT_STEPS = 360, 100, 64, 2, 3
 VIRTUAL_RANKS = 8
@@ -35,7 +35,6 @@ HANG_SECONDS = 4.0
 MOMENTS: dict[str, tuple[Any, str, int]] = {
     "start-up": (datasets, "load", 1),
     "set-up: connecting": (world.World, "connect", 1),
-    "set-up: meeting in shared memory": (shared_memory, "meet_peers", 1),
     "an agreement": (world.World, "agreement", 6),
     "a step": (trainer.Trainer, "step", 11),
     "evaluation": (trainer, "evaluate", 2),
@@ -48,6 +47,10 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "leaving": (world, "leave", 1),
 }
 """What a fault strikes: owner, function, and the number of calls among which one is drawn."""
+if fast_is_there():
+    from distmnist.fast import shared_memory
+
+    MOMENTS["set-up: meeting in shared memory"] = (shared_memory, "meet_peers", 1)
 
 HANG, HANG_IN_C, FREEZE, FAIL = "hang", "hang in C", "freeze", "fail"
 KINDS = ["SIGKILL"] * 6 + ["SIGTERM"] * 2 + ["SIGINT"]

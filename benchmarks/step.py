@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distmnist.config import Config
 from distmnist.console import Silence
@@ -63,6 +63,21 @@ class Variant:
             yield
 
 
+class SeparateStats(gradients.FastDDPGradients):
+    """The statistics are added up by an all-reduce of their own, as in plain PyTorch."""
+
+    def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
+        super().__init__(model, world, label_smoothing)
+        self.world = world
+
+    def backward(self, loss_sum: Tensor, weight: Tensor, stats: Tensor) -> None:
+        super().backward(loss_sum, weight, stats)
+        self.stats = stats
+
+    def finish(self) -> Tensor:
+        return self.world.sum_(self.stats)
+
+
 def nothing(*_: Any) -> None:
     """Stands for what then is done in the plain way."""
 
@@ -79,6 +94,9 @@ VARIANTS = {
     "torch.optim.Adam(fused=True)": Variant(replaced=(fast_optimizer, "build_fused_optimizer", build_optimizer)),
     "torch.autograd's backward": Variant(replaced=(gradients, "differentiate", backward)),
     "no digits read ahead": Variant(replaced=(loader, "READ_AHEAD", 1)),
+    "a message of their own for the statistics": Variant(
+        replaced=(gradients, "FastDDPGradients", SeparateStats), min_ranks=2
+    ),
     "gloo, not shared memory": Variant(replaced=(gradients, "share_memory", nothing), min_ranks=2),
 }
 

@@ -2,17 +2,16 @@
 
 Each case is a set of options of distmnist.train. The cases cover every pair of values of any two options in FACTORS,
 then draw at random until there are `--cases` of them. The two sides train at the same time, each from its own tree, on
-the same small data set. Compared are the figures of summary.json and metrics.jsonl, the SHA-256 of the weights,
+the same digits. Compared are the figures of summary.json and metrics.jsonl, the SHA-256 of the weights,
 predictions.npz and, for the cases of one process, the exported graphs and weights, and the figures of parity.json.
 Fields that only one side has are listed once and are no difference. Exit code 1: a difference.
 
-Run: python -m benchmarks.reference 8b33e4c [--cases 40] [--only CASE]          8 minutes, from a clone
+Run: python -m benchmarks.reference 8b33e4c --data-dir DIR [--cases 40] [--only CASE]          from a clone
 """
 
 import argparse
 import contextlib
 import functools
-import gzip
 import hashlib
 import itertools
 import json
@@ -31,10 +30,8 @@ import onnx
 import torch
 
 ROOT = Path(__file__).parents[1]
-TRAIN, TEST = 1000, 300
-"""Digits of the sample: 16 steps of 64 an epoch, the last of them short."""
-EPOCHS, MIDDLE = 2, 23
-"""Where a case resumes, it stops first after MIDDLE steps: in mid-epoch, with an uneven number behind it."""
+STEPS, MIDDLE = 40, 23
+"""Of a case; where it resumes, it stops first after MIDDLE steps, in mid-epoch."""
 LIMIT = 300.0
 """Seconds for one command."""
 
@@ -83,19 +80,6 @@ def choose(count: int) -> list[Case]:
     return cases
 
 
-def write_data(folder: Path) -> None:
-    """A small MNIST, in MNIST's own files."""
-    with np.load(ROOT / "distmnist/data/sample.npz") as sample:
-        arrays = {name: sample[name] for name in sample.files}
-    raw = folder / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for stem, name, count in (("train", "train", TRAIN), ("t10k", "test", TEST)):
-        for kind, array in (("images-idx3", arrays[f"{name}_images"]), ("labels-idx1", arrays[f"{name}_labels"])):
-            content = array[:count].astype(np.uint8)
-            header = b"".join(size.to_bytes(4, "big") for size in (0x800 + content.ndim, *content.shape))
-            (raw / f"{stem}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + content.tobytes()))
-
-
 def run(root: Path, module: list[str], log: Path) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with log.open("ab") as output:
@@ -124,15 +108,15 @@ def both(roots: list[Path], folders: list[Path], module: list[str]) -> None:
 
 def carry_out(case: Case, roots: list[Path], folders: list[Path], data: Path) -> None:
     options = [f"{name}={value}" for name, value in case.items() if name.startswith("--")]
-    options += [f"--epochs={EPOCHS}", f"--data-dir={data}", "--threads=1", "--output=OUTPUT"]
+    options += [f"--data-dir={data}", "--threads=1", "--output=OUTPUT"]
     command = ["distmnist.train"]
     if case["processes"] > 1:
         elastic = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={case['processes']}"]
         command = ["torch.distributed.run", *elastic, "-m", *command]
     if case["resume"]:
         both(roots, folders, [*command, *options, f"--max-steps={MIDDLE}"])
-        options = ["--resume", "--output=OUTPUT", f"--max-steps={10**6}"]
-    both(roots, folders, [*command, *options])
+        options = ["--resume", "--output=OUTPUT"]
+    both(roots, folders, [*command, *options, f"--max-steps={STEPS}"])
     if case["processes"] == 1:
         both(roots, folders, ["export", "OUTPUT", f"--data-dir={data}"])
 
@@ -206,6 +190,7 @@ def earlier(commit: str, folder: Path) -> Iterator[Path]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", help="the earlier commit")
+    parser.add_argument("--data-dir", type=Path, required=True, help="where MNIST is")
     parser.add_argument("--cases", type=int, default=40, help="cases at least (default: 40)")
     parser.add_argument("--only", type=int, metavar="CASE", help="only the case of this number")
     arguments = parser.parse_args()
@@ -213,11 +198,9 @@ def main() -> int:
     cases = list(enumerate(choose(arguments.cases)))
     chosen = cases if arguments.only is None else cases[arguments.only :][:1]
     with tempfile.TemporaryDirectory() as name, earlier(arguments.commit, Path(name) / "tree") as tree:
-        data = Path(name) / "data"
-        write_data(data)
         for number, case in chosen:
             folders = [Path(name) / f"{number}-{side}" for side in ("before", "now")]
-            carry_out(case, [tree, ROOT], folders, data)
+            carry_out(case, [tree, ROOT], folders, arguments.data_dir.resolve())
             sides = [results(folder) for folder in folders]
             lines, only_one = compare(sides)
             alone |= only_one

@@ -24,8 +24,10 @@ from distmnist.models.published import MODELS
 
 PACKAGES = {
     "ours": "distmnist",
+    "off": "distmnist",
     "published": "torchvision",
     "resident": "torch",
+    "tuned": "torch",
     "lightning": "lightning",
     "accelerate": "accelerate",
     "keras": "keras",

@@ -17,35 +17,25 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distmnist.config import Config
 from distmnist.console import Silence
 from distmnist.data import datasets, loader
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.distributed.world import World, join
+from distmnist.fast import forward, gradients
+from distmnist.fast import optimizer as fast_optimizer
 from distmnist.machine import be_deterministic, flush_denormals, keep_freed_memory
 from distmnist.models.published import MODELS
 from distmnist.runs.rundir import RunDirectory
-from distmnist.training import gradients, trainer
+from distmnist.training.optimizer import build_optimizer
 from distmnist.training.requests import no_wish
 from distmnist.training.trainer import Trainer
 
 
-class TorchAdam(torch.optim.Adam):
-    """torch.optim's own class, with the one attribute that the trainer sets."""
-
-    @property
-    def lr(self) -> float:
-        return self.param_groups[0]["lr"]
-
-    @lr.setter
-    def lr(self, lr: float) -> None:
-        self.param_groups[0]["lr"] = lr
-
-
 def backward(outputs: tuple[Tensor, ...], weights: tuple[Tensor, ...], inputs: tuple[Tensor, ...] = ()) -> Any:
-    """`reducer.differentiate` by torch.autograd's own functions, on a weighted sum."""
+    """`fast.gradients.differentiate` by torch.autograd's own functions, on a weighted sum."""
     loss, *rest = (
         torch.dot(*pair) if pair[0].dim() else torch.mul(*pair) for pair in zip(outputs, weights, strict=True)
     )
@@ -73,22 +63,41 @@ class Variant:
             yield
 
 
+class SeparateStats(gradients.FastDDPGradients):
+    """The statistics are added up by an all-reduce of their own, as in plain PyTorch."""
+
+    def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
+        super().__init__(model, world, label_smoothing)
+        self.world = world
+
+    def backward(self, loss_sum: Tensor, weight: Tensor, stats: Tensor) -> None:
+        super().backward(loss_sum, weight, stats)
+        self.stats = stats
+
+    def finish(self) -> Tensor:
+        return self.world.sum_(self.stats)
+
+
+def nothing(*_: Any) -> None:
+    """Stands for what then is done in the plain way."""
+
+
 OURS = "ours"
 VARIANTS = {
     OURS: Variant(),
     "a snapshot every 100 steps": Variant({"snapshot_steps": 100}),
     "8 virtual ranks": Variant({"virtual_ranks": 8}),
     "random affine views": Variant({"augment": 1.0}),
-    "channels last, not oneDNN's tensors": Variant(
-        replaced=(trainer, "lay_out", lambda model, *_: model.to(memory_format=torch.channels_last)), nets=("cnn",)
-    ),
-    "modules, not bare operations": Variant(replaced=(trainer, "lay_out", lambda model, *_: model), nets=("mlp",)),
-    "torch.optim.Adam(fused=True)": Variant(
-        replaced=(trainer, "build_optimizer", lambda parameters, config: TorchAdam(parameters, config.lr, fused=True))
-    ),
+    "plain PyTorch: --fast off": Variant({"fast": "off"}),
+    "channels last, not oneDNN's tensors": Variant(replaced=(forward, "select_forward", nothing), nets=("cnn",)),
+    "modules, not bare operations": Variant(replaced=(forward, "select_forward", nothing), nets=("mlp",)),
+    "torch.optim.Adam(fused=True)": Variant(replaced=(fast_optimizer, "build_fused_optimizer", build_optimizer)),
     "torch.autograd's backward": Variant(replaced=(gradients, "differentiate", backward)),
     "no digits read ahead": Variant(replaced=(loader, "READ_AHEAD", 1)),
-    "gloo, not shared memory": Variant(replaced=(gradients, "share_memory", lambda *_: None), min_ranks=2),
+    "a message of their own for the statistics": Variant(
+        replaced=(gradients, "FastDDPGradients", SeparateStats), min_ranks=2
+    ),
+    "gloo, not shared memory": Variant(replaced=(gradients, "share_memory", nothing), min_ranks=2),
 }
 
 

@@ -192,6 +192,13 @@ class Config:
         metavar="V",
         result=True,
     )
+    fast: str = option(
+        "auto",
+        "auto: what replaces plain PyTorch where that is faster; off: plain PyTorch",
+        group=MACHINE,
+        choices=("auto", "off"),
+        result=True,
+    )
     data: str = option(
         "mnist",
         "data set; sample: the 5,000 digits of MNIST that come with distmnist. Where neither this nor --data-dir nor"
@@ -214,6 +221,7 @@ class Config:
         metavar="DIR",
     )
     resume: bool = option(False, "go on with the run in --output, with its options", group=RUN)
+    print_fast: bool = option(False, "say what replaces plain PyTorch in each net here, and end", group=RUN)
     snapshot_steps: int = option(
         0,
         "keep a snapshot every this many steps; always at the end of an epoch and when interrupted",

@@ -191,9 +191,9 @@ def test_the_data_directory_comes_from_the_environment_unless_typed(monkeypatch)
 def test_what_changes_the_weights_is_compared_and_what_does_not_is_left_free():
     names = Config().result_options().keys()
     changing = "epochs batch_size lr optimizer momentum weight_decay schedule grad_clip dropout activation val_fraction"
-    changing += " augment label_smoothing"
+    changing += " augment label_smoothing fast"
     assert {*changing.split(), "seed", "max_steps", "amp", "data"} <= names
-    assert not names & {"data_dir", "output", "resume", "threads", "timeout"}
+    assert not names & {"data_dir", "output", "resume", "print_fast", "threads", "timeout"}
 
 
 def test_every_choice_has_an_implementation():

@@ -25,12 +25,11 @@ LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 COMMANDS = LEVELS[-1]
 BELOW_FAST = LEVEL_OF["training"]
 """fast/ may import what training may, and training's protocols."""
+SELECTOR = "training.parts"
+"""The one module that imports fast/, within a function."""
 NOT_FOR_EXPORT = {"training", "runs", "fast"}
 
 EXCEPTIONS = {
-    # The plain step: one selector will import fast/, lazily.
-    ("training.gradients", "fast"),
-    ("training.trainer", "fast"),
     # Typed records: what an export and the others ask of a run will lie below training.
     ("runs.pool", "train"),
     ("export.job", "runs"),
@@ -88,7 +87,7 @@ def arrows() -> set[tuple[str, str]]:
             part = part_of(name)
             if part.startswith("__"):
                 continue  # the package's own version
-            if not may(part_of(module), part):
+            if not may(part_of(module), part) and (module, part) != (SELECTOR, "fast"):
                 found.add((module, part))
     return found
 

@@ -12,15 +12,14 @@ from distmnist.runs.job import set_up_machine
 from distmnist.training.trainer import fit
 
 
-def config_of(case: Case) -> Config:
-    return Config(
-        model=case.net, epochs=1, batch_size=case.batch, lr=LR, amp=case.amp, threads=case.threads, seed=case.seed
-    )
+def config_of(case: Case, fast: str) -> Config:
+    how = {"amp": case.amp, "threads": case.threads, "fast": fast}
+    return Config(model=case.net, epochs=1, batch_size=case.batch, lr=LR, seed=case.seed, **how)
 
 
-def prepare(case: Case, digits: Digits, world: World) -> Run:
+def prepare(case: Case, digits: Digits, world: World, fast: str = "auto") -> Run:
     """The evaluation that belongs to a fit is cut down to one digit a rank; it is inside the time that is measured."""
-    config = config_of(case)
+    config = config_of(case, fast)
     set_up_machine(world, config)
     data = Dataset("mnist", "in memory", digits, cut(digits, world.size)).to(world.device)
     return lambda: fit(config, world, data).state

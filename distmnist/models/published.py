@@ -1,7 +1,7 @@
 """The two published classifiers. Pixels in, logits out; a third net is a class here and a line in `MODELS`.
 
-`distmnist.fast.layout` trains these two by a `forward` of its own where that is faster: who changes one here changes it
-there, too, or makes it a class of its own, which is trained as it is written. A test compares them.
+`distmnist.fast.forward` has a faster `forward` for each of these two: keep them in sync; a test compares them. A class
+of its own is trained as it is written.
 """
 
 import torch

@@ -27,9 +27,10 @@ from distmnist.machine import (
     keep_float32,
     keep_freed_memory,
 )
-from distmnist.models.published import MODELS
+from distmnist.models.published import MODELS, build_model
 from distmnist.runs import summary
 from distmnist.runs.rundir import Launch, RunDirectory, newer_than_latest, noted_data, versions
+from distmnist.training.parts import choose_parts
 from distmnist.training.precision import choose_amp
 from distmnist.training.requests import Signals
 from distmnist.training.trainer import Snapshot, fit
@@ -51,6 +52,8 @@ def run(given: Given) -> int:
     with join(resolve(given).timeout) as world, contextlib.ExitStack() as stack:
         log = Log() if world.is_main else Silence()
         compare_options(world, given)
+        if resolve(given).print_fast:
+            return print_fast(world, log, given)
         given, directory, snapshots = open_run(world, log, given, stack)
         configs = {net: resolve(given, net) for net in nets(given)}
         common = next(iter(configs.values()))
@@ -101,6 +104,18 @@ def run(given: Given) -> int:
                         leave_plots(log, directory, figures, histories)
                 footer(log, dataset, figures, finished, directory)
         return 0 if finished else 128 + (signals.fatal or signal.SIGTERM)
+
+
+def print_fast(world: World, log: Log, given: Given) -> int:
+    """Says of each net what its training replaces plain PyTorch with on these processes. Returns the exit code."""
+    configs = {net: resolve(given, net) for net in nets(given)}
+    amp, _ = set_up_machine(world, next(iter(configs.values())))
+    world.connect()
+    for net, config in configs.items():
+        model = build_model(net, activation=config.activation, dropout=config.dropout).to(world.device)
+        replacements = choose_parts(model, config, world, amp).replacements
+        log.say(f"{net}: {', '.join(replacements) or 'plain PyTorch'}")
+    return 0
 
 
 def nets(given: Given) -> list[str]:

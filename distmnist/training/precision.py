@@ -46,14 +46,16 @@ class Precision:
     def step(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> bool:
         """Updates the parameters. Returns False if the scaler skipped it because a gradient was not finite.
 
-        The scaler makes the host wait for the device to know, once a step; without fp16 nothing is waited for.
+        It tells so by a lower scale alone: `GradScaler.step` returns None either way from a fused optimizer. To know
+        it the host waits for the device, once a step; without fp16 nothing is waited for.
         """
+        scale = self.scaler.get_scale()
         if self.grad_clip:
             self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, self.grad_clip)
-        updated = self.scaler.step(optimizer)
+        self.scaler.step(optimizer)
         self.scaler.update()
-        return bool(updated) or not self.scaler.is_enabled()
+        return self.scaler.get_scale() >= scale
 
     def state_dict(self) -> dict[str, Any]:
         return self.scaler.state_dict()

@@ -21,15 +21,16 @@ from distmnist.data.loader import Shard, load
 from distmnist.data.sampler import GlobalBatchSampler
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
-from distmnist.fast.layout import lay_out
 from distmnist.models.published import build_model
 from distmnist.seeds import seed_for
 from distmnist.training.evaluation import Evaluation, evaluate
-from distmnist.training.gradients import Ballot, BallotBox, build_reducer
-from distmnist.training.optimizer import build_optimizer, learning_rate
+from distmnist.training.loss import loss_sums
+from distmnist.training.optimizer import learning_rate, state_on_cpu
+from distmnist.training.parts import choose_parts
 from distmnist.training.precision import Precision, choose_amp
 from distmnist.training.progress import Record
 from distmnist.training.requests import Wish, no_wish
+from distmnist.training.stats import StatsReader, StepStats
 
 Snapshot = dict[str, Any]
 
@@ -101,16 +102,13 @@ class Trainer:
 
         model = build_model(config.model, activation=config.activation, dropout=config.dropout, seed=config.seed)
         self.model = model.to(world.device)
-        self.net = lay_out(self.model, world.device, amp)  # computes what the model does, with its parameters
         self.parameters = list(self.model.parameters())
-        self.optimizer = build_optimizer(self.parameters, config)
+        self.parts = choose_parts(self.model, config, world, amp)
+        self.net, self.optimizer, self.gradients = self.parts.net, self.parts.optimizer, self.parts.gradients
         self.precision = Precision(amp, world.device, config.grad_clip)
-        self.reducer = build_reducer(self.net, world, config.virtual_ranks, config.label_smoothing)
-        self.ballots = BallotBox(world.device)
-        self.wish, self.votes = Wish.NOTHING, torch.zeros(2, device=world.device)
+        self.stats_reader, self.stats_read = StatsReader(world.device), 0
+        self.wish, self.requests = Wish.NOTHING, torch.zeros(2, device=world.device)
         self.maps: Tensor | None = None  # of the epoch: how each digit is seen
-
-        self.ballots_read = 0
         self.stopping = self.snapshot_wished = False
         self.evaluation: Evaluation | None = None  # of the weights as they are
 
@@ -145,7 +143,7 @@ class Trainer:
             self.maps = maps.to(self.world.device)
         with self.log.progress(f"{self.config.model} {epoch + 1}/{self.config.epochs}", stop, first) as bar:
             for step, shards in zip(range(first, stop), batches, strict=False):
-                self._step(shards, self.sampler.plan.count(step))
+                self.step(shards, self.sampler.plan.count(step))
                 bar.update()
                 if self.stopping:
                     break
@@ -157,56 +155,77 @@ class Trainer:
 
     def _stop_clock(self) -> None:
         """Once the device has done what was begun."""
-        self._read(self.ballots.drain())
+        self._read(self.stats_reader.drain())
         self.record.stop_clock()
 
-    def _step(self, shards: list[Shard], count: int) -> None:
-        """One update from the global batch of `count` digits, of which `shards` are this rank's."""
+    def step(self, shards: list[Shard], count: int) -> None:
+        """One optimizer step on a global batch of `count` images, of which `shards` are this rank's."""
         wish = self.wishes()
         if wish != self.wish:
             self.wish = wish
-            self.votes.copy_(torch.tensor([bool(wish & Wish.STOP), bool(wish & Wish.SNAPSHOT)]))
-        sums = self._gradient(shards, count)
-        self.optimizer.lr = learning_rate(self.config, self.record.updates, self.record.total)
-        self.record.advance(self.precision.step(self.optimizer, self.parameters))
-        self._read(self.ballots.put(sums))
+            self.requests.copy_(torch.tensor([bool(wish & Wish.STOP), bool(wish & Wish.SNAPSHOT)]))
+        if self.parts.step:
+            self.parts.step(self, shards, count)
+        else:
+            self.plain_step(shards, count)
 
-    def _gradient(self, shards: list[Shard], count: int) -> Tensor:
-        """Leaves the gradient of the global batch's mean loss in the parameters. Returns the ballots' sum.
+    def plain_step(self, shards: list[Shard], count: int) -> None:
+        """The step in plain PyTorch; fast/step.py is the same with less around it.
 
         Each shard contributes its *sum* of losses, divided by the global count: exact for uneven and empty ones.
         """
-        self.reducer.start()
-        weight = self.precision.scale(self.reducer.weight(count))
-        for part, indices, images, labels in shards:
-            self.world.heartbeat.advance()
-            if self.maps is not None:
-                images = warp(images, self.maps[indices])
-            if self.config.dropout:
-                torch.manual_seed(seed_for(self.config.seed, "dropout", self.config.model, self.record.position, part))
+        self.gradients.clear()
+        for shard in shards:
+            images = self.augmented(shard)
+            self.seed_dropout(shard)
             with self.precision.autocast():
-                loss_sum, ballot = self.reducer.module(images, labels, self.votes)
-            self.world.heartbeat.advance()  # a rank that hangs before here is behind those that wait for its gradient
-            self.reducer.backward(loss_sum, weight, ballot)
-        return self.reducer.finish()
+                logits = self.gradients.module(images)
+                loss, cross_entropy = loss_sums(logits, shard.labels, self.config.label_smoothing)
+            self.world.heartbeat.advance()  # a rank that hangs before here is behind those that wait in backward
+            loss = self.precision.scale(loss * (self.gradients.average / count))
+            loss.backward()
+            self.gradients.collect(torch.cat((cross_entropy.reshape(1), self.requests)))
+        stats = self.gradients.finish()
+
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate()
+        updated = self.precision.step(self.optimizer, self.parameters)  # with fp16 the host waits for the device here
+        self.record.advance(updated)
+        self.take_note(stats)  # here on the CPU; on CUDA once in 50 steps
+
+    def augmented(self, shard: Shard) -> Tensor:
+        """The shard's images, float32 [n, 1, 28, 28], as they are seen in this epoch."""
+        self.world.heartbeat.advance()
+        return shard.images if self.maps is None else warp(shard.images, self.maps[shard.indices])
+
+    def seed_dropout(self, shard: Shard) -> None:
+        """A shard draws the same numbers whichever rank holds it, and in a run that is resumed."""
+        if self.config.dropout:
+            key = self.config.model, self.record.position, shard.part
+            torch.manual_seed(seed_for(self.config.seed, "dropout", *key))
+
+    def learning_rate(self) -> float:
+        """Of the next update."""
+        return learning_rate(self.config, self.record.updates, self.record.total)
+
+    def take_note(self, stats: Tensor) -> None:
+        """Takes a step's StepStats, float [3], summed over the ranks, on the device."""
+        self._read(self.stats_reader.put(stats))
 
     def _warm_up(self) -> None:
-        """With shards of no digits: they have gradients, too, which come in the same order."""
+        """With shards of no images: they have gradients, too, which come in the same order."""
         self.net.train()
         none = torch.empty(0, dtype=torch.int64, device=self.world.device)
-        for _ in range(self.reducer.warm_ups):
-            self._gradient([Shard(0, none, *self.train.batch(none))], 1)
-        self.reducer.start()
+        self.gradients.warm_up(*self.train.batch(none), self.precision.autocast)
 
-    def _read(self, ballots: list[Ballot]) -> None:
-        """Takes note of ballots, the same ones on every rank at the same step."""
-        for ballot in ballots:
-            self.ballots_read += 1
-            if not math.isfinite(ballot.loss_sum):
-                self._fail(f"the loss is {ballot.loss_sum}", self.ballots_read)
-            self.record.loss_sum += ballot.loss_sum
-            self.stopping |= ballot.stop > 0
-            self.snapshot_wished |= ballot.snapshot > 0
+    def _read(self, readable: list[StepStats]) -> None:
+        """Acts on what became readable, the same on every rank at the same step."""
+        for stats in readable:
+            self.stats_read += 1
+            if not math.isfinite(stats.loss_sum):
+                self._fail(f"the loss is {stats.loss_sum}", self.stats_read)
+            self.record.loss_sum += stats.loss_sum
+            self.stopping |= stats.stop > 0
+            self.snapshot_wished |= stats.snapshot > 0
 
     def _snapshot_is_due(self) -> bool:
         """Not at the end of an epoch, where there is one anyway."""
@@ -224,7 +243,7 @@ class Trainer:
         if not math.isfinite(self.evaluation.loss):
             self._fail(f"the test loss is {self.evaluation.loss}", self.record.position)
         validation = evaluate(self.net, self.held_out, self.world) if self.held_out else None
-        entry = self.record.close_epoch(self.optimizer.lr, self.evaluation, validation)
+        entry = self.record.close_epoch(self.optimizer.param_groups[0]["lr"], self.evaluation, validation)
         self.log.epoch(self.config.model, self.config.epochs, entry)
         self._save()
 
@@ -256,7 +275,7 @@ class Trainer:
             {
                 "model": state,
                 "train": {
-                    "optimizer": self.optimizer.state_dict(),
+                    "optimizer": state_on_cpu(self.optimizer),
                     "scaler": self.precision.state_dict(),
                     **self.record.state_dict(),
                 },
@@ -273,4 +292,4 @@ class Trainer:
         self.optimizer.load_state_dict(train["optimizer"])
         self.precision.load_state_dict(train["scaler"])
         self.record.load_state_dict(train)
-        self.ballots_read = self.record.position
+        self.stats_read = self.record.position

@@ -18,8 +18,8 @@ from distmnist import train
 from distmnist.data import datasets
 from distmnist.distributed import rendezvous
 from distmnist.distributed.heartbeat import Heartbeat
-from distmnist.fast import shared_memory
 from distmnist.runs import job
+from distmnist.training.parts import fast_is_there
 
 SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--threads=1", "--timeout=4", "--output=run")
 
@@ -43,7 +43,6 @@ HANGS = [
     Case("start-up", 1, 2, True),
     Case("start-up: meeting", 0, 2, False, FREEZE, after=True),
     Case("set-up: connecting", 1, 3, False),
-    Case("set-up: meeting in shared memory", 0, 2, False),
     Case("an agreement", 2, 3, True),
     Case("a step", 1, 2, False),
     Case("a step", 1, 2, True, HANG_IN_C),
@@ -71,8 +70,13 @@ def run_with(folder: Path, fault: Fault, *more: str) -> int:
     return train.main([*SMALL, *more])
 
 
-GLOO_INSTEAD = [("listen", 2), ("meet_peers", 0), ("meet_peers", 1), ("make_memory", 0), ("receive_memory", 2)]
+GLOO_INSTEAD: list[tuple[str, int]] = []
 """A step of the setting up of shared memory, and the rank on which it fails."""
+if fast_is_there():
+    from distmnist.fast import shared_memory
+
+    HANGS.append(Case("set-up: meeting in shared memory", 0, 2, False))
+    GLOO_INSTEAD += [("listen", 2), ("meet_peers", 0), ("meet_peers", 1), ("make_memory", 0), ("receive_memory", 2)]
 
 
 def run_without_memory(folder: Path, step: str, rank: int) -> int:

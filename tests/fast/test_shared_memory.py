@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import run_ranks
+from shards import add_shard
 
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
-from distmnist.fast import shared_memory
+from distmnist.fast import gradients, shared_memory
 from distmnist.fast.shared_memory import share_memory
 from distmnist.models.published import build_model
-from distmnist.training import gradients
 
 ROUNDS = 20
 
@@ -96,16 +96,15 @@ def test_memory_and_sockets_go_with_their_last_user():
 
 
 def gradient(world, shared):
-    """The ballots' sum and the gradient of three ranks' different digits, over shared memory or over gloo."""
+    """The stats' sum and the gradient of three ranks' different digits, over shared memory or over gloo."""
     if not shared:
         gradients.share_memory = lambda world, slot: None
     model = build_model("mlp")
-    reducing = gradients.build_reducer(model, world)
+    own = gradients.build_fast_gradients(model, world)
     images = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(world.rank))
-    reducing.start()
-    loss_sum, ballot = reducing.module(images, torch.arange(4), torch.zeros(2))
-    reducing.backward(loss_sum, reducing.weight(4 * world.size), ballot)
-    sums = reducing.finish()
+    own.clear()
+    add_shard(own, images, torch.arange(4), torch.zeros(2), 4 * world.size)
+    sums = own.finish()
     return torch.cat([sums, *(parameter.grad.flatten() for parameter in model.parameters())])
 
 

@@ -177,7 +177,7 @@ def test_a_run_that_is_killed_between_its_last_two_files_loses_no_line_of_metric
 def test_a_finished_net_is_not_trained_again(command, monkeypatch):
     command(*SMALL, "--output=a")
     before = contents("a")
-    monkeypatch.setattr(trainer.Trainer, "_step", lambda *_: pytest.fail("trains again"))
+    monkeypatch.setattr(trainer.Trainer, "step", lambda *_: pytest.fail("trains again"))
     assert command("--resume", "--output=a", *SMALL)[0] == 0
     after = contents("a")
     kept = ("a/mlp/last.pt", "a/mlp/prev.pt", "a/mlp/metrics.jsonl")

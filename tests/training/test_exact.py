@@ -155,6 +155,52 @@ def test_without_virtual_ranks_another_number_of_processes_is_only_nearly_equal(
     assert run_ranks(train, 3, given)[0][1] != train(World(), given)[1]
 
 
+@pytest.mark.parametrize(("model", "cuts"), [("mlp", tuple(range(STEPS))), ("cnn", (0, 4, STEPS - 1))])
+def test_plain_pytorch_resumes_exactly_at_every_step(model, cuts):
+    assert cut_and_resumed(World(), options(model=model, fast="off"), cuts) == []
+
+
+def test_plain_pytorch_resumes_exactly_with_the_gradient_scaler_and_with_momentum():
+    given = options(amp="fp16", optimizer="sgd", grad_clip=0.5, fast="off")
+    assert cut_and_resumed(World(), given, (0, 6)) == []
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_under_plain_ddp_resume_exactly(world_size):
+    assert run_ranks(cut_and_resumed, world_size, options(fast="off"), (1, 4)) == [[]] * world_size
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_virtual_ranks_in_plain_pytorch_give_the_same_bits_on_1_2_and_4_processes(model):
+    given = options(model=model, virtual_ranks=4, fast="off")
+    _, digest, history = train(World(), given)
+    for world_size in (2, 4):
+        for _, theirs, history_there in run_ranks(train, world_size, given):
+            assert theirs == digest
+            assert timeless(history_there) == timeless(history)
+
+
+def trained_weights(world: World, given: dict[str, Any]) -> torch.Tensor:
+    state = fit(Config(**given), world, few_digits()).state
+    return torch.cat([tensor.flatten() for tensor in state.values()])
+
+
+@pytest.mark.parametrize(("model", "virtual_ranks"), [("mlp", 0), ("mlp", 4), ("cnn", 0), ("cnn", 4)])
+def test_what_is_fast_trains_what_plain_pytorch_trains(model, virtual_ranks):
+    """To the bit in the mlp, whose replacements all claim it. The cnn's oneDNN tensors round otherwise."""
+    given = options(model=model, dropout=0.0, virtual_ranks=virtual_ranks)
+    auto, off = (trained_weights(World(), {**given, "fast": fast}) for fast in ("auto", "off"))
+    if model == "mlp":
+        assert torch.equal(auto, off)
+    assert float((auto - off).norm()) <= 1e-3 * float(off.norm())
+
+
+def test_what_is_fast_trains_what_plain_pytorch_trains_on_two_processes():
+    """Shared memory and gloo's ring add up two numbers alike."""
+    auto, off = (run_ranks(trained_weights, 2, options(fast=fast)) for fast in ("auto", "off"))
+    assert all(torch.equal(auto[0], other) for other in (*auto, *off))
+
+
 def positions_saved(world: World, given: dict[str, Any], wish_at: int | None) -> list[int]:
     """Where rank 0 kept snapshots when the last rank wished for one before step `wish_at`."""
     saved, asked = [], itertools.count()

@@ -12,8 +12,9 @@ from distmnist.config import Config
 from distmnist.distributed.world import World
 from distmnist.models.published import build_model
 from distmnist.training import precision
-from distmnist.training.gradients import ShardLoss
-from distmnist.training.optimizer import SGD, learning_rate
+from distmnist.training.loss import loss_sums
+from distmnist.training.optimizer import learning_rate
+from distmnist.training.parts import fast_is_there
 from distmnist.training.precision import Precision, choose_amp
 from distmnist.training.trainer import fit
 
@@ -56,41 +57,54 @@ def test_the_net_computes_in_the_chosen_type_and_the_loss_in_float32(digits, amp
     seen = []
     model.register_forward_hook(lambda module, inputs, logits: seen.append(logits.dtype))
     with Precision(amp, CPU).autocast():
-        loss_sum, _ = ShardLoss(model)(*digits.train.batch(torch.arange(8)), torch.zeros(2))
+        images, labels = digits.train.batch(torch.arange(8))
+        loss_sum, _ = loss_sums(model(images), labels)
     assert seen == [dtype] and loss_sum.dtype == torch.float32
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-def one_step(amp, gradient, grad_clip=0.0):
+def sgds():
+    """Plain SGD of torch, and fast/'s, each with the rate 1."""
+    yield lambda weights: torch.optim.SGD([weights], lr=1.0, fused=True)
+    if fast_is_there():
+        from distmnist.fast.optimizer import FusedSGD
+
+        yield lambda weights: FusedSGD([weights], lr=1.0)
+
+
+def one_step(sgd, amp, gradient, grad_clip=0.0):
     """An SGD update with rate 1 from weights 0. Returns the weights, whether they were updated, the Precision."""
     weights = nn.Parameter(torch.zeros(2))
     engine = Precision(amp, CPU, grad_clip)
-    optimizer = SGD([weights], lr=1.0)
+    optimizer = sgd(weights)
     engine.scale((weights * torch.tensor(gradient)).sum()).backward()
     return weights.detach(), engine.step(optimizer, [weights]), engine
 
 
+@pytest.mark.parametrize("sgd", list(sgds()))
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
-def test_clipping_limits_the_norm_of_the_unscaled_gradient_and_leaves_a_smaller_one_alone(amp):
-    assert one_step(amp, [30.0, -40.0], grad_clip=5.0)[0].tolist() == pytest.approx([-3.0, 4.0], rel=1e-5)
-    assert one_step(amp, [0.3, -0.4], grad_clip=5.0)[0].tolist() == pytest.approx([-0.3, 0.4])
-    assert one_step(amp, [30.0, -40.0])[0].tolist() == pytest.approx([-30.0, 40.0])
+def test_clipping_limits_the_norm_of_the_unscaled_gradient_and_leaves_a_smaller_one_alone(amp, sgd):
+    assert one_step(sgd, amp, [30.0, -40.0], grad_clip=5.0)[0].tolist() == pytest.approx([-3.0, 4.0], rel=1e-5)
+    assert one_step(sgd, amp, [0.3, -0.4], grad_clip=5.0)[0].tolist() == pytest.approx([-0.3, 0.4])
+    assert one_step(sgd, amp, [30.0, -40.0])[0].tolist() == pytest.approx([-30.0, 40.0])
 
 
+@pytest.mark.parametrize("sgd", list(sgds()))
 @pytest.mark.parametrize("grad_clip", [0.0, 1.0])
-def test_an_infinite_gradient_skips_the_update_and_halves_the_scale_and_a_finite_one_does_neither(grad_clip):
-    weights, updated, engine = one_step("fp16", [math.inf, 1.0], grad_clip)
+def test_an_infinite_gradient_skips_the_update_and_halves_the_scale_and_a_finite_one_does_neither(grad_clip, sgd):
+    weights, updated, engine = one_step(sgd, "fp16", [math.inf, 1.0], grad_clip)
     assert weights.tolist() == [0, 0] and updated is False
     assert engine.scaler.get_scale() == 2**15
-    weights, updated, engine = one_step("fp16", [0.5, 0.5], grad_clip)
+    weights, updated, engine = one_step(sgd, "fp16", [0.5, 0.5], grad_clip)
     assert weights.tolist() == [-0.5, -0.5] and updated is True
     assert engine.scaler.get_scale() == 2**16
     other = Precision("fp16", CPU)
-    other.load_state_dict(one_step("fp16", [math.inf, 1.0])[2].state_dict())
+    other.load_state_dict(one_step(sgd, "fp16", [math.inf, 1.0])[2].state_dict())
     assert other.scaler.get_scale() == 2**15
 
 
-def test_a_skipped_step_consumes_its_batch_but_advances_neither_the_schedule_nor_the_weights(monkeypatch, digits):
+@pytest.mark.parametrize("fast", ["auto", "off"])
+def test_a_skipped_step_consumes_its_batch_but_advances_neither_the_schedule_nor_the_weights(fast, monkeypatch, digits):
     """fp16 on the CPU; the gradient of the third of four steps is made infinite."""
     calls, saved = [], []
     scale = Precision.scale
@@ -100,7 +114,7 @@ def test_a_skipped_step_consumes_its_batch_but_advances_neither_the_schedule_nor
         calls.append(1)
         return math.inf if len(calls) == 3 else 1.0
 
-    config = Config(model="mlp", amp="fp16", schedule="cosine", epochs=1, batch_size=75)
+    config = Config(model="mlp", amp="fp16", schedule="cosine", epochs=1, batch_size=75, fast=fast)
     result = fit(config, World(), digits, save=saved.append)
     train = saved[-1]["train"]
     assert (train["position"], train["updates"]) == (4, 3)
@@ -114,7 +128,8 @@ def gradient(amp, digits):
     model = build_model("cnn", seed=3)
     engine = Precision(amp, CPU)
     with engine.autocast():
-        loss_sum, _ = ShardLoss(model)(*digits.train.batch(torch.arange(64)), torch.zeros(2))
+        images, labels = digits.train.batch(torch.arange(64))
+        loss_sum, _ = loss_sums(model(images), labels)
     engine.scale(loss_sum / 64).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()]) / engine.scaler.get_scale()
 

@@ -4,41 +4,34 @@ import pytest
 import torch
 from digits import few_digits, random_digits
 from ranks import run_ranks
+from shards import BOTH, batch_gradient, build
 from torch.nn import functional
 
 from distmnist.config import Config
-from distmnist.data.sampler import EpochPlan
 from distmnist.distributed.world import World
 from distmnist.models.published import build_model
 from distmnist.training.evaluation import evaluate
-from distmnist.training.gradients import build_reducer
 from distmnist.training.trainer import fit
 
 SMOOTHING, COUNTS = 0.3, [64, 21, 1, 2]
 
 
-def gradients(world, virtual_ranks):
-    """For each batch, shared out: its gradient, and the loss that the ballots tell."""
+def gradients(world, fast, virtual_ranks):
+    """For each batch, shared out: its gradient, and the loss that the stats tell."""
     model = build_model("mlp", seed=1)
-    reducing = build_reducer(model, world, virtual_ranks, SMOOTHING)
-    parts = virtual_ranks or world.size
-    each = parts // world.size
+    own = build(fast, model, world, virtual_ranks, SMOOTHING)
     found = []
     for count in COUNTS:
-        digits, plan = random_digits(count), EpochPlan(0, 0, count, count)
-        reducing.start()
-        for part in range(world.rank * each, (world.rank + 1) * each):
-            images, labels = digits.batch(torch.arange(*plan.bounds(0, part, parts)))
-            loss_sum, ballot = reducing.module(images, labels, torch.zeros(2))
-            reducing.backward(loss_sum, reducing.weight(count), ballot)
-        told = reducing.finish()[0].item()
-        found.append((torch.cat([p.grad.flatten() for p in model.parameters()]), told))
+        shares = {"virtual_ranks": virtual_ranks, "smoothing": SMOOTHING}
+        stats = batch_gradient(own, world, count, torch.zeros(2), **shares)
+        found.append((torch.cat([p.grad.flatten() for p in model.parameters()]), stats.loss_sum))
     return found
 
 
+@pytest.mark.parametrize("fast", BOTH)
 @pytest.mark.parametrize(("size", "virtual_ranks"), [(1, 0), (3, 0), (2, 8)])
-def test_the_gradient_is_that_of_smoothed_targets_and_the_ballot_tells_the_cross_entropy(size, virtual_ranks):
-    answers = [gradients(World(), 0)] if size == 1 else run_ranks(gradients, size, virtual_ranks)
+def test_the_gradient_is_that_of_smoothed_targets_and_the_stats_tell_the_cross_entropy(size, virtual_ranks, fast):
+    answers = [gradients(World(), fast, 0)] if size == 1 else run_ranks(gradients, size, fast, virtual_ranks)
     for number, count in enumerate(COUNTS):
         model = build_model("mlp", seed=1)
         images, labels = random_digits(count).batch(torch.arange(count))

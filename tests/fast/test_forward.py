@@ -1,18 +1,18 @@
-"""A net that is laid out for the device computes what the net itself computes; where which layout is used."""
+"""What stands for a model's forward computes what the model itself does; where which is used."""
 
 import pytest
 import torch
 from digits import random_digits
 from torch.nn import functional
 
-from distmnist.fast.layout import Bare, Blocked, lay_out
+from distmnist.fast.forward import FunctionalMLP, OneDNNCNN, select_forward
 from distmnist.models.published import FullyConnectedNN, build_model
 from distmnist.training.precision import Precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 needs_onednn = pytest.mark.skipif(
-    not isinstance(lay_out(build_model("cnn"), CPU, "off"), Blocked), reason="needs an x86 CPU with oneDNN"
+    not isinstance(select_forward(build_model("cnn"), CPU, "off"), OneDNNCNN), reason="needs an x86 CPU with oneDNN"
 )
 
 
@@ -24,9 +24,9 @@ def gradients(net, model, images, labels):
 @needs_onednn
 @pytest.mark.parametrize("count", [0, 1, 7, 64])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_blocked_answers_and_gradients_are_the_nets_own_within_rounding(count, dropout):
+def test_onednn_answers_and_gradients_are_the_nets_own_within_rounding(count, dropout):
     model = build_model("cnn", dropout=dropout, seed=5)
-    net = lay_out(build_model("cnn", dropout=dropout, seed=5), CPU, "off")
+    net = select_forward(build_model("cnn", dropout=dropout, seed=5), CPU, "off")
     images, labels = random_digits(64, seed=count).batch(torch.arange(count))
     torch.manual_seed(1)
     loss, expected = gradients(model, model, images, labels)
@@ -39,10 +39,10 @@ def test_blocked_answers_and_gradients_are_the_nets_own_within_rounding(count, d
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_bare_answers_and_gradients_are_the_nets_own_to_the_bit(activation, amp):
+def test_functional_answers_and_gradients_are_the_nets_own_to_the_bit(activation, amp):
     model = build_model("mlp", activation=activation)
-    net = lay_out(model, CPU, amp)
-    assert isinstance(net, Bare)
+    net = select_forward(model, CPU, amp)
+    assert isinstance(net, FunctionalMLP)
     assert [id(parameter) for parameter in net.parameters()] == [id(parameter) for parameter in model.parameters()]
     batch = random_digits(7).batch(torch.arange(7))
     with Precision(amp, CPU).autocast():
@@ -50,18 +50,18 @@ def test_bare_answers_and_gradients_are_the_nets_own_to_the_bit(activation, amp)
     assert found_loss == loss and all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
-def test_a_net_with_dropout_or_of_a_users_own_is_left_as_it_is():
+def test_nothing_stands_for_a_model_with_dropout_or_of_a_users_own():
     class Mine(FullyConnectedNN):
         pass
 
     for model in (build_model("mlp", dropout=0.1), Mine()):
-        assert lay_out(model, CPU, "off") is model
+        assert select_forward(model, CPU, "off") is None
 
 
 @needs_onednn
-def test_blocked_has_the_nets_parameters_laid_out_as_their_gradients_come():
+def test_onednn_has_the_nets_parameters_laid_out_as_their_gradients_come():
     model = build_model("cnn")
-    net = lay_out(model, CPU, "off")
+    net = select_forward(model, CPU, "off")
     assert [id(parameter) for parameter in net.parameters()] == [id(parameter) for parameter in model.parameters()]
     _, found = gradients(net, model, *random_digits(8).batch(torch.arange(8)))
     for parameter, gradient in zip(model.parameters(), found, strict=True):
@@ -69,7 +69,7 @@ def test_blocked_has_the_nets_parameters_laid_out_as_their_gradients_come():
 
 
 @pytest.mark.parametrize(
-    ("device", "amp", "activation", "capability", "onednn", "blocked"),
+    ("device", "amp", "activation", "capability", "onednn", "onednn_runs"),
     [
         (CPU, "off", "relu", "AVX512", True, True),
         (CPU, "off", "relu", "AVX2", True, True),
@@ -81,14 +81,10 @@ def test_blocked_has_the_nets_parameters_laid_out_as_their_gradients_come():
         (CPU, "off", "relu", "AVX512", False, False),
     ],
 )
-def test_where_the_cnn_is_blocked_and_where_channels_last(
-    monkeypatch, device, amp, activation, capability, onednn, blocked
-):
+def test_where_the_cnn_runs_on_onednns_tensors(monkeypatch, device, amp, activation, capability, onednn, onednn_runs):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
     model = build_model("cnn", activation=activation)
-    laid_out = lay_out(model, device, amp)
-    if blocked:
-        assert isinstance(laid_out, Blocked) and laid_out.cnn is model and model.conv2.weight.is_contiguous()
-    else:
-        assert laid_out is model and model.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    net = select_forward(model, device, amp)
+    assert model.conv2.weight.is_contiguous()
+    assert (isinstance(net, OneDNNCNN) and net.cnn is model) if onednn_runs else net is None

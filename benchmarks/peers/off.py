@@ -1,0 +1,10 @@
+"""This project's trainer in plain PyTorch, `--fast off`; all else as in `ours`."""
+
+from benchmarks.peers import ours
+from benchmarks.peers.case import Case, Run
+from distmnist.data.datasets import Digits
+from distmnist.distributed.world import World
+
+
+def prepare(case: Case, digits: Digits, world: World) -> Run:
+    return ours.prepare(case, digits, world, fast="off")

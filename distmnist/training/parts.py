@@ -1,0 +1,63 @@
+"""What a fit is made of: plain PyTorch, or what fast/ has instead. `choose_parts` is the only place that chooses."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from distmnist.config import Config
+from distmnist.data.loader import Shard
+from distmnist.distributed.world import World
+from distmnist.training.gradients import Gradients, build_gradients
+from distmnist.training.optimizer import Optimizer, build_optimizer
+
+if TYPE_CHECKING:
+    from distmnist.training.trainer import Trainer
+
+
+@dataclasses.dataclass
+class Parts:
+    """net: computes the model's logits, with its parameters. replacements: what is not plain PyTorch, in words."""
+
+    net: nn.Module
+    optimizer: Optimizer
+    gradients: Gradients
+    step: "Callable[[Trainer, list[Shard], int], None] | None" = None
+    """Stands for `Trainer.plain_step`."""
+    replacements: tuple[str, ...] = ()
+
+
+def choose_parts(model: nn.Module, config: Config, world: World, amp: str) -> Parts:
+    """The parts for `model`, which lies on `world.device`; all ranks call it alike. amp: "off", "bf16" or "fp16"."""
+    if config.fast == "off" or not fast_is_there():
+        net = model.to(memory_format=torch.channels_last)  # what tensor cores want, and oneDNN under autocast
+        optimizer = build_optimizer(model.parameters(), config)
+        return Parts(net, optimizer, build_gradients(net, world, config.virtual_ranks))
+
+    from distmnist.fast.forward import select_forward
+    from distmnist.fast.gradients import build_fast_gradients
+    from distmnist.fast.optimizer import build_fused_optimizer
+    from distmnist.fast.step import fast_step
+
+    names = ["autograd engine", "fused optimizer kernel"]
+    net = select_forward(model, world.device, amp)
+    if net:
+        names.append(net.name)
+    else:
+        net = model.to(memory_format=torch.channels_last)
+    optimizer = build_fused_optimizer(model.parameters(), config)
+    gradients = build_fast_gradients(net, world, config.virtual_ranks, config.label_smoothing)
+    return Parts(net, optimizer, gradients, fast_step, (*names, *gradients.replacements))
+
+
+def fast_is_there() -> bool:
+    """Whether distmnist/fast is: nothing needs it."""
+    try:
+        import distmnist.fast  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "distmnist.fast":
+            raise
+        return False
+    return True

@@ -194,7 +194,7 @@ class Config:
     )
     fast: str = option(
         "auto",
-        "auto: what replaces plain PyTorch where that is faster; off: plain PyTorch",
+        "auto: the replacements for plain PyTorch in distmnist/fast that apply here; off: plain PyTorch",
         group=MACHINE,
         choices=("auto", "off"),
         result=True,
@@ -221,7 +221,7 @@ class Config:
         metavar="DIR",
     )
     resume: bool = option(False, "go on with the run in --output, with its options", group=RUN)
-    print_fast: bool = option(False, "say what replaces plain PyTorch in each net here, and end", group=RUN)
+    print_fast: bool = option(False, "print for each net what --fast replaces here, and exit", group=RUN)
     snapshot_steps: int = option(
         0,
         "keep a snapshot every this many steps; always at the end of an epoch and when interrupted",

@@ -40,7 +40,7 @@ class FusedOptimizer(abc.ABC):
         return [torch.zeros_like(parameter) for parameter in self.parameters]
 
     def state_dict(self) -> dict[str, Any]:
-        """In torch.optim's format: its class can go on from here, and this one from there."""
+        """In torch.optim's format: either class resumes from the other's state."""
         numbers, (group,) = range(len(self.parameters)), self.param_groups
         state = {number: {name: tensors[number] for name, tensors in self.state.items()} for number in numbers}
         return {"state": state, "param_groups": [{**group, "params": list(numbers)}]}

@@ -33,6 +33,7 @@ class Precision:
         self.dtype = DTYPES.get(amp)
         self.grad_clip = grad_clip
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+        self.last_scale = self.scaler.get_scale()
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.dtype is None:
@@ -46,19 +47,20 @@ class Precision:
     def step(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> bool:
         """Updates the parameters. Returns False if the scaler skipped it because a gradient was not finite.
 
-        It tells so by a lower scale alone: `GradScaler.step` returns None either way from a fused optimizer. To know
-        it the host waits for the device, once a step; without fp16 nothing is waited for.
+        Only a lower scale tells: with a fused optimizer of torch.optim, `GradScaler.step` returns None either way. To
+        read the scale the host waits for the device; without fp16 nothing is waited for.
         """
-        scale = self.scaler.get_scale()
         if self.grad_clip:
             self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, self.grad_clip)
         self.scaler.step(optimizer)
         self.scaler.update()
-        return self.scaler.get_scale() >= scale
+        before, self.last_scale = self.last_scale, self.scaler.get_scale()
+        return self.last_scale >= before
 
     def state_dict(self) -> dict[str, Any]:
         return self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.scaler.load_state_dict(state)
+        self.last_scale = self.scaler.get_scale()

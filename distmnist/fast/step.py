@@ -16,6 +16,7 @@ def fast_step(trainer: "Trainer", shards: list[Shard], count: int) -> None:
     gradients.clear()
     weight = precision.scale(torch.full((), gradients.average / count, device=trainer.world.device))
     for shard in shards:
+        trainer.world.heartbeat.advance()
         images = trainer.augmented(shard)
         trainer.seed_dropout(shard)
         with precision.autocast():

@@ -176,6 +176,7 @@ class Trainer:
         """
         self.gradients.clear()
         for shard in shards:
+            self.world.heartbeat.advance()
             images = self.augmented(shard)
             self.seed_dropout(shard)
             with self.precision.autocast():
@@ -194,7 +195,6 @@ class Trainer:
 
     def augmented(self, shard: Shard) -> Tensor:
         """The shard's images, float32 [n, 1, 28, 28], as they are seen in this epoch."""
-        self.world.heartbeat.advance()
         return shard.images if self.maps is None else warp(shard.images, self.maps[shard.indices])
 
     def seed_dropout(self, shard: Shard) -> None:

@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from ranks import run_processes
+from torch.backends import cudnn
 
 from distmnist import machine
 from distmnist.machine import default_threads, usable_cores
@@ -103,13 +106,16 @@ def test_the_processor_is_called_what_linux_calls_it_and_elsewhere_what_python_d
     assert machine.processor(tmp_path) == "Deep Thought"
 
 
+def flush() -> tuple[bool, bool, bool]:
+    tiny = torch.full((8,), 2e-39)
+    before = bool((tiny * 0.5).any())
+    return before, machine.flush_denormals(), bool((tiny * 0.5).any())
+
+
 def test_denormal_numbers_count_as_0_once_flushed_where_the_processor_can():
     """In a process of its own: the setting stays."""
-    code = (
-        "import torch; from distmnist.machine import flush_denormals; tiny = torch.full((8,), 2e-39);"
-        "assert (tiny * 0.5).any(); assert flush_denormals() != bool((tiny * 0.5).any())"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    [(before, flushed, after)] = run_processes(flush, 1)
+    assert before and flushed != after
 
 
 def test_exact_runs_are_deterministic_or_an_error_without_importing_a_compiler():
@@ -121,11 +127,16 @@ def test_exact_runs_are_deterministic_or_an_error_without_importing_a_compiler()
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def settings_of_cudnn() -> tuple[bool, bool]:
+    return cudnn.allow_tf32, cudnn.deterministic
+
+
+def keep_float32() -> tuple[tuple[bool, bool], tuple[bool, bool]]:
+    before = settings_of_cudnn()
+    machine.keep_float32()
+    return before, settings_of_cudnn()
+
+
 def test_convolutions_on_cuda_keep_float32_and_repeat():
     """In a process of its own: the settings stay."""
-    code = (
-        "from torch.backends import cudnn; from distmnist.machine import keep_float32;"
-        "assert cudnn.allow_tf32 and not cudnn.deterministic; keep_float32();"
-        "assert not cudnn.allow_tf32 and cudnn.deterministic"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert run_processes(keep_float32, 1) == [((True, False), (False, True))]

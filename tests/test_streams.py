@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from ranks import run_module
 
 from distmnist import streams
 from distmnist.console import Log
@@ -70,14 +71,18 @@ def test_a_full_disk_ends_every_command_with_one_line(tmp_path, module):
     assert (done.returncode, done.stderr) == (1, FULL)
 
 
+def lose_the_reader() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, 1)
+
+
 @needs_full
 def test_training_goes_on_to_its_end_when_its_output_is_lost(tmp_path):
-    with nobody_reads() as pipe:
-        done = run(tmp_path, "distmnist.train", *TINY, "--output=pipe", stdout=pipe)
-    assert (done.returncode, done.stderr) == (0, "")
-    with open("/dev/full", "wb") as full:
-        done = run(tmp_path, "distmnist.train", *TINY, "--output=full", stdout=full)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = run_module("distmnist.train", *TINY, "--output=pipe", folder=tmp_path, before=lose_the_reader)
+    assert (done.code, done.err) == (0, [])
+    done = run_module("distmnist.train", *TINY, "--output=full", folder=tmp_path, out=Path("/dev/full"))
+    assert (done.code, done.err) == (0, [])
     closed = [sys.executable, "-m", "distmnist.train", *TINY, "--output=closed"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *closed], cwd=tmp_path, env=environment, check=True)
@@ -87,18 +92,16 @@ def test_training_goes_on_to_its_end_when_its_output_is_lost(tmp_path):
 
 @needs_full
 def test_a_study_goes_on_to_its_end_when_its_output_is_lost(tmp_path):
-    with open("/dev/full", "wb") as full:
-        options = [*TINY[:-1], "--repeats=1", "--recipes=reference", "--jobs=1", "--output=s"]
-        done = run(tmp_path, "distmnist.study", *options, stdout=full)
-    assert (done.returncode, done.stderr) == (0, "")
+    options = [*TINY[:-1], "--repeats=1", "--recipes=reference", "--jobs=1", "--output=s"]
+    done = run_module("distmnist.study", *options, folder=tmp_path, out=Path("/dev/full"))
+    assert (done.code, done.err) == (0, [])
     assert json.loads((tmp_path / "s/study.json").read_text())["status"] == "finished"
 
 
 def test_what_an_encoding_lacks_is_escaped_before_anything_is_written(tmp_path):
-    variables = {"PYTHONIOENCODING": "ascii"}
-    done = run(tmp_path, "distmnist.train", *TINY, "--output=ü", stdout=subprocess.PIPE, variables=variables)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "output: \\xfc\n" in done.stdout and json.loads((tmp_path / "ü/summary.json").read_text())
+    done = run_module("distmnist.train", *TINY, "--output=ü", folder=tmp_path, PYTHONIOENCODING="ascii")
+    assert (done.code, done.err) == (0, [])
+    assert "output: \\xfc" in done.out and json.loads((tmp_path / "ü/summary.json").read_text())
 
 
 def test_a_name_that_is_no_text_is_escaped_in_every_encoding(monkeypatch):

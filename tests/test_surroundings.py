@@ -10,7 +10,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from one_run import SMALL
+from one_run import SMALL, find_no_temporary_directory
+from ranks import Ended, run_module
 from test_command import ENDLESS, PLAIN, resume_in_this_process, started, wait_for
 
 from distmnist import commandline, train
@@ -215,44 +216,36 @@ def test_a_hangup_that_is_ignored_stays_ignored(hangup_handler):
 
 # No writable temporary directory
 
-NO_TEMPORARY_DIRECTORY = """
-import runpy, sys, tempfile
-tempfile._candidate_tempdir_list = lambda: ["/absent"]
-del sys.argv[0]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
-
 
 @pytest.fixture(scope="module")
 def without_temporary(tmp_path_factory):
     """Runs a command whose Python finds no temporary directory. In a directory that holds a run called `r`."""
     folder = tmp_path_factory.mktemp("system")
-    (folder / "program.py").write_text(NO_TEMPORARY_DIRECTORY)
 
-    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
-        return python(folder, "program.py", *arguments, **variables)
+    def run(module: str, *arguments: str, **variables: str) -> Ended:
+        return run_module(module, *arguments, folder=folder, before=find_no_temporary_directory, **variables)
 
     done = run("distmnist.train", "--data=sample", *SMALL, "--max-steps=2", "--output=r")
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.code == 0 and not [line for line in done.err if "Traceback" in line], done.err
     return run
 
 
 def test_without_a_temporary_directory_an_export_says_what_is_missing(without_temporary):
     done = without_temporary("distmnist.export", "r")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "no temporary directory can be written" in done.stderr and "TMPDIR" in done.stderr
+    assert done.code == 2 and len(done.err) == 1, done.err
+    assert "no temporary directory can be written" in done.err[0] and "TMPDIR" in done.err[0]
 
 
 def test_without_a_temporary_directory_a_study_is_made(without_temporary):
     pytest.importorskip("scipy", reason="the statistics need the extra `study`")
     options = ["--data=sample", "--model=mlp", "--max-steps=2", "--repeats=1", "--recipes=reference", "--output=s"]
     done = without_temporary("distmnist.study", *options)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.code, done.err) == (0, [])
 
 
 def test_a_report_without_any_place_for_matplotlibs_files_says_so_in_one_line(without_temporary):
     for needed in ("matplotlib", "scipy", "jinja2"):
         pytest.importorskip(needed, reason="needs the extra report")
     done = without_temporary("distmnist.report", "r", MPLCONFIGDIR="/proc/none")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-    assert "MPLCONFIGDIR" in done.stderr
+    assert done.code == 1 and len(done.err) == 1, done.err
+    assert "MPLCONFIGDIR" in done.err[0]

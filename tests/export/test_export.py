@@ -1,10 +1,8 @@
 """`python -m distmnist.export`: the formats, what is inside them, and what becomes of bad input."""
 
 import json
-import os
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -121,25 +119,11 @@ def test_the_range_on_the_command_line_is_the_exporters_and_predicts() -> None:
     assert predict.OPSETS == onnx_file.OPSETS
 
 
-def test_the_same_snapshot_gives_the_same_bytes_from_any_folder_and_no_path(
-    trained_run: Path, exported: Path, tmp_path: Path
-) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    shutil.copytree(ROOT / "distmnist", elsewhere / "distmnist")
-    shutil.copytree(ROOT / "export", elsewhere / "export")
-    shutil.copy(trained_run / "mlp" / "last.pt", elsewhere)
-    program = [sys.executable, "-m", "export", "last.pt", "--output", "out"]
-    subprocess.run(program, check=True, cwd=elsewhere, env=clean_environment())
-    for name in ("mlp.onnx", "mlp.pixels.onnx"):
-        assert (elsewhere / "out" / name).read_bytes() == (exported / name).read_bytes()
+def test_no_file_names_a_path_of_this_machine(exported: Path) -> None:
     for path in exported.glob("mlp*"):
         if path.is_file():
             assert str(ROOT).encode() not in path.read_bytes()
             assert b"site-packages" not in path.read_bytes()
-
-
-def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "DISTMNIST_DATA")}
 
 
 def test_provenance_travels_in_the_file(trained_run: Path, exported: Path) -> None:

@@ -88,17 +88,22 @@ def test_verify_proves_what_nobody_touched(quantised: Path, capsys: pytest.Captu
     assert "cnn.int8.onnx: " in capsys.readouterr().out
 
 
-def test_the_same_bytes_from_another_process_and_nothing_is_left_or_said(
+def test_the_same_bytes_from_another_process_in_another_place_and_nothing_is_left_or_said(
     trained_run: Path, quantised: Path, tmp_path: Path
 ) -> None:
+    for name in ("distmnist", "export"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(trained_run / "cnn" / "last.pt", tmp_path)
     (tmp_path / "scratch").mkdir()
-    environment = os.environ | {"TMPDIR": str(tmp_path / "scratch"), "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"TMPDIR": str(tmp_path / "scratch"), "PYTHONHASHSEED": "7"}
+    environment.pop("PYTHONPATH", None)
     script = "from export import __main__ as command, parity; parity.BATCHES = (256,); command.command()"
-    arguments = [sys.executable, "-c", script, str(trained_run / "cnn"), "--output", "out", "--int8"]
+    arguments = [sys.executable, "-c", script, "last.pt", "--output", "out", "--int8"]
     done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    content = (tmp_path / "out" / "cnn.int8.onnx").read_bytes()
-    assert content == (quantised / "cnn.int8.onnx").read_bytes()
-    assert not any(path in content for path in (str(ROOT).encode(), str(tmp_path).encode(), b"site-packages"))
+    for name in ("cnn.onnx", "cnn.pixels.onnx", "cnn.int8.onnx"):
+        content = (tmp_path / "out" / name).read_bytes()
+        assert content == (quantised / name).read_bytes()
+        assert not any(path in content for path in (str(ROOT).encode(), str(tmp_path).encode(), b"site-packages"))
     # ONNX Runtime's own session note apart, which it writes whatever it is asked
     assert [path.name for path in (tmp_path / "scratch").iterdir() if path.name != ".ses"] == []
     assert done.stderr == ""

@@ -3,9 +3,12 @@
 A test that changes them copies them.
 """
 
+import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from distmnist.data.datasets import Dataset, Digits
 from distmnist.distributed.world import World
 from distmnist.training.trainer import fit
 from export import __main__ as command
-from export import parity
+from export import onnx_file, parity
 from export.predict import Predictor
 
 TEST_DIGITS = 300
@@ -46,6 +49,25 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def converted_once(shared_folder: Path) -> Iterator[None]:
+    """torch takes seconds to convert a net to ONNX: the same net, with the same facts, is converted once a session."""
+    convert = onnx_file.convert
+    folder = shared_folder / "converted"
+    folder.mkdir(exist_ok=True)
+
+    def look_up(module, example, inputs, outputs, opset, metadata, state) -> bytes:
+        facts = repr((module, inputs, outputs, opset, sorted(metadata.items()), storage.weights_sha256(state)))
+        path = folder / hashlib.sha256(facts.encode()).hexdigest()
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                storage.write_atomically(path, convert(module, example, inputs, outputs, opset, metadata, state))
+        return path.read_bytes()
+
+    with mock.patch.object(onnx_file, "convert", look_up):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """What the tests of one run of the command share: its shortest form, and readers of what it said and left."""
 
 import json
+import tempfile
 from pathlib import Path
 
 SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--threads=1")
@@ -19,3 +20,9 @@ def contents(folder):
 
 def figures(run, net="mlp"):
     return json.loads(Path(run, "summary.json").read_text())["models"][net]
+
+
+def find_no_temporary_directory():
+    """As Python does where none can be written. Here, for the process that calls it imports this module alone."""
+    tempfile._candidate_tempdir_list = lambda: ["/absent"]
+    tempfile.tempdir = None

@@ -13,6 +13,7 @@ import dataclasses
 import multiprocessing
 import os
 import pickle
+import runpy
 import socket
 import sys
 import tempfile
@@ -167,15 +168,83 @@ def _wait_for_ends(processes: list[Any], began: float, timeout: float, *, termin
 
 def _run_to_end(folder: Path, variables: dict[str, str], work: bytes) -> None:
     os.environ.update(variables)
-    for descriptor, name in ((1, "out"), (2, "err")):
-        file = os.open(folder / f"{name}-{variables['RANK']}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, descriptor)
-        os.close(file)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    rank = variables["RANK"]
+    _redirect(folder / f"out-{rank}", folder / f"err-{rank}")
     torch.set_num_threads(1)
     function, args = pickle.loads(work)
     code = function(*args)
     sys.stdout.flush()
+    os._exit(code)
+
+
+def _redirect(out: Path, err: Path, encoding: str | None = None) -> None:
+    """Has this process write its standard output and error to files."""
+    for descriptor, path in ((1, out), (2, err)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.stdout = open(1, "w", closefd=False, encoding=encoding)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, encoding=encoding)  # noqa: SIM115
+
+
+def run_module(
+    module: str,
+    *arguments: str | Path,
+    folder: Path,
+    out: Path | None = None,
+    before: Callable[[], None] | None = None,
+    timeout: float = 60.0,
+    **variables: str,
+) -> Ended:
+    """`python -m module arguments`, run in `folder` in a process that is forked: it need not import torch, which takes
+    seconds. The interpreter is not started anew: what happens as it starts or ends needs a process of its own.
+
+    out: a file that takes its standard output, such as /dev/full; before: called first, in that process; variables:
+    of the environment, beside those of this process.
+    """
+    environment = {**os.environ, **variables}
+    work = module, list(map(str, arguments)), folder, before
+    with tempfile.TemporaryDirectory() as name:
+        files = out or Path(name, "out"), Path(name, "err")
+        process = _server().Process(target=_run_module, args=(files, environment, *work), daemon=False)
+        began = time.monotonic()
+        process.start()
+        process.join(timeout)
+        seconds = time.monotonic() - began
+        code = process.exitcode
+        if code is None:
+            process.kill()
+            process.join()
+        said = [] if out else files[0].read_text().splitlines()
+        return Ended(code, said, files[1].read_text().splitlines(), seconds)
+
+
+def _run_module(
+    files: tuple[Path, Path],
+    environment: dict[str, str],
+    module: str,
+    arguments: list[str],
+    folder: Path,
+    before: Callable[[], None] | None,
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    _redirect(*files, encoding=environment.get("PYTHONIOENCODING"))
+    os.chdir(folder)
+    if before:
+        before()
+    sys.argv[1:] = arguments
+    code = 1
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     os._exit(code)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -27,19 +28,34 @@ def launch(folder: Path, script: str, *options: str, **variables: str) -> tuple[
     return done.returncode, done.stdout, done.stderr
 
 
-def test_one_machine_trains_with_as_many_processes_as_asked_and_passes_every_option_through(tmp_path):
-    options = ["--model", "mlp", "--max-steps=3", "--data", "sample", "--output", "a b"]
+def test_one_machine_trains_both_nets_with_as_many_processes_as_asked_and_reports_once(tmp_path):
+    """With the options passed through: one of several words, one with a blank in it."""
+    (tmp_path / "runs").mkdir()
+    options = ["--epochs=1", "--batch-size", "500", "--output", "runs/a b"]
     code, out, err = launch(tmp_path, "single_node.sh", *options, NPROC="2")
     assert code == 0, err
-    summary = json.loads((tmp_path / "a b/summary.json").read_text())
-    assert (summary["status"], summary["world_size"]) == ("finished", 2)
-    assert summary["models"]["mlp"]["steps"] == 3
-    assert "OMP_NUM_THREADS" not in err and "2 processes x " in out
+    summary = json.loads((tmp_path / "runs/a b/summary.json").read_text())
+    assert (summary["schema"], summary["status"], summary["world_size"]) == (1, "finished", 2)
+    assert summary["dataset"] == {"name": "mnist-sample", "train": 4000, "test": 1000}
+    assert [(net, figure["count"], figure["epochs"]) for net, figure in summary["models"].items()] == [
+        ("mlp", 1000, 1),
+        ("cnn", 1000, 1),
+    ]
+    assert (tmp_path / "runs/latest").resolve() == tmp_path / "runs/a b"
+    said = ("next: python -m distmnist.export 'runs/a b'", "mlp  epoch 1/1", "global batch 500", "2 processes x ")
+    assert [out.count(text) for text in said] == [1, 1, 1, 1]
+    assert err.count("SAMPLE") == 1 and "OMP_NUM_THREADS" not in err and "Warning" not in err
 
 
 def test_one_machine_gives_torchruns_exit_code(tmp_path):
-    code, _, err = launch(tmp_path, "single_node.sh", "--lr=nan", NPROC="1")
-    assert code == 1 and err.count("distmnist: --lr nan must be above 0 and finite\n") == 1
+    stands_for_torchrun = f"""#!/bin/sh
+    case "$*" in *torch.distributed.run*) exit 7;; esac
+    exec {shlex.quote(sys.executable)} "$@"
+    """
+    (tmp_path / "python").write_text(stands_for_torchrun)
+    (tmp_path / "python").chmod(0o755)
+    code, out, err = launch(tmp_path, "single_node.sh", NPROC="1", PYTHON=str(tmp_path / "python"))
+    assert (code, out, err) == (7, "", "")
 
 
 @pytest.mark.parametrize(

@@ -18,3 +18,9 @@ def test_the_dockerfiles_python_is_one_that_the_package_takes():
     image = re.search(r"^FROM python:3\.(\d+)", (ROOT / "launch" / "Dockerfile").read_text(), re.MULTILINE)
     oldest = re.fullmatch(r">=3\.(\d+)", PROJECT["requires-python"])
     assert int(image[1]) >= int(oldest[1])
+
+
+def test_the_pre_commit_hooks_run_the_ruff_that_ci_runs():
+    (ruff,) = (line for line in PROJECT["optional-dependencies"]["dev"] if line.startswith("ruff"))
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r'additional_dependencies: \["(ruff.*)"\]', hooks) == [ruff, ruff]

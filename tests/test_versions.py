@@ -24,3 +24,9 @@ def test_the_pre_commit_hooks_run_the_ruff_that_ci_runs():
     (ruff,) = (line for line in PROJECT["optional-dependencies"]["dev"] if line.startswith("ruff"))
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
     assert re.findall(r'additional_dependencies: \["(ruff.*)"\]', hooks) == [ruff, ruff]
+
+
+def test_ci_runs_on_the_oldest_python_that_the_package_takes():
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert re.findall(r'python-version: "(.*)"', workflow) == [PROJECT["requires-python"].removeprefix(">=")]
+    assert "- run: .ci/run\n" in workflow

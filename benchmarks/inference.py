@@ -3,13 +3,16 @@
     python benchmarks/inference.py runs/x [--seconds 2] [--threads N]      from a clone, with the extra [bench]
 
 runs/x is a trained run that has been exported. All contenders take turns in one process, round after round, so that
-whatever else the machine does hits them alike. Every answer is compared with eager PyTorch's.
+whatever else the machine does hits them alike. Every answer is compared with eager PyTorch's. predict.py is timed as a
+new process, from its start to its answer.
 """
 
 import argparse
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -76,6 +80,20 @@ def measure(found: dict[str, Answer], seconds: float) -> dict[str, list[float]]:
     return times
 
 
+def first_answer(exported: Path, model: str, rounds: int = 5) -> float:
+    """Seconds from the start of a new process to the end of its answer about one image, in the median."""
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "digit.png"
+        Image.fromarray(load_sample().test.images[0].numpy()).save(image)
+        for _ in range(rounds):
+            began = time.perf_counter()
+            command = [sys.executable, exported / "predict.py", exported / f"{model}.pixels.onnx", image]
+            subprocess.run(command, check=True, capture_output=True)
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
 @torch.inference_mode()
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -90,6 +108,8 @@ def main() -> int:
     )
     agree = True
     for net in source.load(given.run)[0]:
+        seconds = first_answer(given.run / "export", net.name)
+        print(f"\n{net.name}, predict.py in a new process: {seconds:.2f} s")
         for batch in (1, 256):
             images = normalise(load_sample().test.images[:batch])
             found = contenders(given.run, net, images, given.threads)

@@ -1,4 +1,7 @@
-"""What this machine is and gives a process: its processor, cores, threads, native bf16, the loopback interface."""
+"""What this machine is and gives a process: its processor, cores, threads, native bf16, the loopback interface.
+
+python -m distmnist.machine [PROCESSES]    prints two numbers: how many processes to start here, and threads for each
+"""
 
 import ctypes
 import os
@@ -7,6 +10,7 @@ import re
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -131,3 +135,13 @@ def loopback() -> str | None:
     """The loopback interface's name, None where there is none to be found."""
     names = [name for _, name in socket.if_nameindex()] if hasattr(socket, "if_nameindex") else []
     return next((name for name in ("lo", "lo0") if name in names), None)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints what the scripts in launch/ give torchrun. arguments: the number of processes, or nothing: what suits."""
+    processes = int(arguments[0]) if arguments else default_processes()
+    print(processes, default_threads(processes))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

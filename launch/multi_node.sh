@@ -66,9 +66,7 @@ else
   [[ $(<"$note") = "$mine" ]] || die "$first was started with $(<"$note"), this host with $mine; start all alike"
 fi
 
-suits='import sys; from distmnist.machine import default_processes as p, default_threads as t
-n = int(sys.argv[1] or p()); print(n, t(n))'
-numbers=$("$python" -c "$suits" "${NPROC:-}")
+numbers=$("$python" -m distmnist.machine ${NPROC:+"$NPROC"} 2>/dev/null) || die "'$python' cannot import torch"
 read -r nproc threads <<<"$numbers"
 
 # What the processes talk over; both libraries would guess, gloo from the host's name.

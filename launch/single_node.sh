@@ -15,9 +15,7 @@ restarts=${RESTARTS:-0}
 [[ $restarts =~ ^[0-9]+$ ]] || die "RESTARTS=$restarts is no number"
 [[ ${NPROC:-1} =~ ^[1-9][0-9]*$ ]] || die "NPROC=$NPROC is not a number from 1 on"
 
-suits='import sys; from distmnist.machine import default_processes as p, default_threads as t
-n = int(sys.argv[1] or p()); print(n, t(n))'
-numbers=$("$python" -c "$suits" "${NPROC:-}" 2>/dev/null) ||
+numbers=$("$python" -m distmnist.machine ${NPROC:+"$NPROC"} 2>/dev/null) ||
   die "'$python' cannot import distmnist and torch: set PYTHON, activate its environment, start in the clone's root"
 read -r nproc threads <<<"$numbers"
 

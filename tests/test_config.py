@@ -19,15 +19,26 @@ from distmnist.errors import UsageError
 from distmnist.training.optimizer import build_optimizer, learning_rate
 
 FIELDS = dataclasses.fields(Config)
+NUMBERS = [field for field in FIELDS if value_type(field) in (int, float)]
+WORDS = [field for field in FIELDS if value_type(field) is str and field.name != "model"]  # nets stand in `MODELS`
 
 
-@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_every_option_is_documented_and_every_number_and_choice_is_bounded(field):
-    assert len(field.metadata["help"].split()) >= 1 and field.metadata["group"]
-    if value_type(field) in (int, float):
-        assert field.metadata["valid"] and field.metadata["must"]
-    if value_type(field) is str and field.name != "model":  # nets are registered in `MODELS`
-        assert field.default in field.metadata["choices"]
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
+def test_every_number_has_limits_and_a_refusal_says_them(field):
+    for wrong in [-1] if value_type(field) is int else [-1.0, math.inf, math.nan]:
+        with pytest.raises(UsageError) as refusal:
+            Config(**{field.name: wrong})
+        assert str(refusal.value) == f"{option_flag(field.name)} {wrong} must {field.metadata['must']}"
+        assert field.metadata["must"]
+
+
+@pytest.mark.parametrize("field", WORDS, ids=lambda field: field.name)
+def test_every_word_is_one_of_its_choices_and_the_default_is_one(field):
+    Config(**{field.name: field.default})
+    with pytest.raises(UsageError) as refusal:
+        Config(**{field.name: "unheard-of"})
+    choices = ", ".join(field.metadata["choices"])
+    assert str(refusal.value) == f"{option_flag(field.name)} unheard-of is unknown; choose from {choices}"
 
 
 def test_the_defaults_are_the_published_recipe():
@@ -38,19 +49,21 @@ def test_the_defaults_are_the_published_recipe():
     assert defaults.augment == defaults.label_smoothing == 0
 
 
-def test_help_is_grouped_shows_every_option_and_calls_the_batch_global(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_help_has_every_option_in_its_group_with_its_description_choices_and_default(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # no line is broken
     with pytest.raises(SystemExit) as leaving:
         train.main(["--help"])
     text = capsys.readouterr().out
     assert leaving.value.code == 0
     assert re.search(r"--batch-size \w+\s+GLOBAL ", text)
     for field in FIELDS:
-        assert re.search(rf"^  {option_flag(field.name)}\b", text, re.MULTILINE)
+        rules = field.metadata
+        group = text.partition(f"\n{rules['group']}:\n")[2].partition("\n\n")[0]
+        (shown,) = re.findall(rf"^  {option_flag(field.name)}( .*(?:\n   .*)?)$", group, re.MULTILINE)
+        assert rules["help"].strip() and f" {rules['help']}" in shown
+        assert not rules["choices"] or f"{{{','.join(rules['choices'])}}}" in shown
         if field.default not in (None, False, dataclasses.MISSING):
-            assert f"(default: {field.default})" in text
-    for group in {field.metadata["group"] for field in FIELDS}:
-        assert f"\n{group}:\n" in text
+            assert shown.endswith(f"{rules['help']} (default: {field.default})")
 
 
 def test_help_is_printed_by_rank_0_only(capsys, monkeypatch):

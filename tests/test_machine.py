@@ -80,6 +80,16 @@ def test_threads_are_the_cores_shared_out_unless_fewer_are_asked_for(monkeypatch
     assert default_threads(processes) == threads
 
 
+@pytest.mark.parametrize(("arguments", "printed"), [([], "4 2\n"), (["3"], "3 2\n"), (["16"], "16 1\n")])
+def test_the_numbers_for_torchrun_are_the_processes_asked_for_or_those_that_suit_and_their_threads(
+    monkeypatch, capsys, arguments, printed
+):
+    monkeypatch.setattr(machine.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    machine.main(arguments)
+    assert capsys.readouterr().out == printed
+
+
 @pytest.mark.parametrize(
     ("interfaces", "name"), [(["eth0", "lo"], "lo"), (["en0", "lo0"], "lo0"), (["loopy"], None), (None, None)]
 )

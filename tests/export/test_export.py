@@ -5,7 +5,6 @@ import pickle
 import re
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -360,7 +359,5 @@ def test_help_needs_no_torch() -> None:
         "import sys; from export.__main__ import main\ntry: main(['--help'])\n"
         "except SystemExit: pass\nassert not {'torch', 'onnx', 'onnxruntime'} & set(sys.modules)"
     )
-    began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, capture_output=True, text=True)
-    assert time.monotonic() - began < 2
     assert re.search(r"--verify DIR", done.stdout)

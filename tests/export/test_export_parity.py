@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from export_fixtures import small_sample
+from digits import few_digits
 from onnx import helper, numpy_helper
 
 from distmnist.checkpoint import source, storage
@@ -29,7 +29,7 @@ def mlp(trained_run: Path) -> Trained:
 @pytest.fixture(scope="module")
 def cases(mlp: Trained) -> list[reference.Case]:
     return [
-        reference.ask(mlp.net, "digits", small_sample().test.images, is_digits=True),
+        reference.ask(mlp.net, "digits", few_digits(test=300).test.images, is_digits=True),
         *reference.probes(mlp.net),
     ]
 
@@ -170,11 +170,21 @@ def test_a_flipped_label_is_excused_only_where_the_referee_is_undecided(cases) -
     assert entry["failure"] == "1 labels differ, digit 3 first"
 
 
-def test_the_bound_grows_with_the_numbers_and_stands_on_digits(cases) -> None:
-    by_name = {case.name: parity.bound(case) for case in cases}
-    assert by_name["digits"] == 1e-4
-    assert by_name["zeros"] == 1e-4
-    assert by_name["noise x 1e4"] > 1e3 * by_name["noise"] / 10
+@pytest.mark.parametrize(
+    ("magnitude", "of_probes"), [(0.0, 1e-4), (2.0, 1e-4), (20.0, 1e-4), (40.0, 2e-4), (200_000.0, 1.0)]
+)
+@pytest.mark.parametrize("large", ["images", "referee"])
+def test_the_bound_is_fixed_on_digits_and_on_probes_grows_with_what_goes_in_or_comes_out(
+    cases, magnitude: float, of_probes: float, large: str
+) -> None:
+    """export/parity.py derives 1e-4 where the largest magnitude is 20, and half of it for probabilities."""
+    few = gate.first(cases[0])
+    numbers = {"images": np.zeros_like(few.images), "referee": np.zeros_like(few.referee)}
+    numbers[large].flat[5] = -magnitude
+    digits = dataclasses.replace(few, **numbers)
+    for case, bound in ((digits, 1e-4), (dataclasses.replace(digits, is_digits=False), of_probes)):
+        assert parity.bound(case) == pytest.approx(bound)
+        assert parity.bound(case, "probabilities") == pytest.approx(bound / 2 + 16 * 2**-24)
 
 
 def test_an_error_just_over_the_bound_fails(cases) -> None:

@@ -7,7 +7,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import time
 import venv
 import zlib
 from pathlib import Path
@@ -315,22 +314,16 @@ def test_neither_torch_nor_torchvision_nor_onnx_is_loaded(exported: Path, folder
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from /proc")
-def test_the_first_answer_comes_soon_and_in_little_memory(exported: Path, folder: Path) -> None:
-    """0.35 s and 150 MB are promised on a machine at rest; a loaded one is given three times as long."""
+def test_the_first_answer_needs_little_memory(exported: Path, folder: Path) -> None:
+    """150 MB at the peak, twice what was measured; `benchmarks/inference.py` measures how soon the answer comes."""
     program = (
         "import runpy, sys\nsys.argv[0] = 'predict.py'\n"
         "try: runpy.run_path(sys.argv.pop(1), run_name='__main__')\nexcept SystemExit as end: assert not end.code\n"
         "print(next(row for row in open('/proc/self/status') if row.startswith('VmHWM')).split()[1])"
     )
     arguments = [str(exported / "predict.py"), str(exported / "cnn.pixels.onnx"), str(folder / "0.png")]
-    seconds, megabytes = [], 0.0
-    for _ in range(3):
-        began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True)
-        seconds.append(time.perf_counter() - began)
-        megabytes = int(done.stdout.splitlines()[-1]) / 1024
-    assert min(seconds) < 3 * 0.35
-    assert megabytes < 150
+    done = subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True)
+    assert int(done.stdout.splitlines()[-1]) / 1024 < 150
 
 
 @pytest.mark.skipif(

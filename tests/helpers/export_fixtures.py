@@ -17,21 +17,12 @@ from filelock import FileLock
 from distmnist.checkpoint import storage
 from distmnist.config import Config
 from distmnist.data import datasets
-from distmnist.data.datasets import Dataset, Digits
+from distmnist.data.datasets import Dataset
 from distmnist.distributed.world import World
 from distmnist.training.trainer import fit
 from export import __main__ as command
 from export import onnx_file, parity
 from export.predict import Predictor
-
-TEST_DIGITS = 300
-
-
-def small_sample() -> Dataset:
-    """The embedded sample with fewer test digits, so that the proof takes seconds."""
-    whole = datasets.load_sample()
-    test = Digits(whole.test.images[:TEST_DIGITS].clone(), whole.test.labels[:TEST_DIGITS].clone())
-    return Dataset(whole.name, whole.origin, whole.train, test)
 
 
 def train(folder: Path, dataset: Dataset, **options) -> None:

@@ -133,6 +133,48 @@ def test_the_rendezvous_of_several_machines_trains_on_one_as_well(tmp_path):
     assert json.loads((tmp_path / "runs/a/summary.json").read_text())["status"] == "finished"
 
 
+STANDS_FOR_PYTHON = """#!/usr/bin/env bash
+case $2 in
+  distmnist.machine) echo "${3:-7} 5" ;;
+  torch.distributed.run) echo "OMP_NUM_THREADS=$OMP_NUM_THREADS $*" ;;
+  *) exec "$REAL_PYTHON" "$@" ;;
+esac
+"""
+"""Answers for this machine, and prints what torchrun would have been started with."""
+
+
+def launch_with(folder: Path, python: str, script: str, **variables: str) -> tuple[int, str, str]:
+    """`launch`, with `python`, a program's text, in Python's place. The variables suit both scripts, on one machine."""
+    (folder / "python").write_text(python)
+    (folder / "python").chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        endpoint = f"localhost:{free.getsockname()[1]}"
+    variables |= {"PYTHON": str(folder / "python"), "REAL_PYTHON": sys.executable}
+    return launch(folder, script, "--output=run", ENDPOINT=endpoint, NNODES="1", **variables)
+
+
+@pytest.mark.parametrize("script", ["single_node.sh", "multi_node.sh"])
+@pytest.mark.parametrize(
+    ("variables", "processes", "threads"),
+    [({}, 7, 5), ({"NPROC": "3"}, 3, 5), ({"NPROC": "3", "OMP_NUM_THREADS": "2"}, 3, 2)],
+)
+def test_torchrun_is_given_the_machines_processes_and_threads_unless_they_are_set(
+    tmp_path, script, variables, processes, threads
+):
+    code, out, err = launch_with(tmp_path, STANDS_FOR_PYTHON, script, **variables)
+    assert (code, err) == (0, "")
+    started = out.splitlines()[-1]
+    assert started.startswith(f"OMP_NUM_THREADS={threads} ") and f" --nproc-per-node={processes} " in started
+    assert started.endswith(" -m distmnist.train --output=run")
+
+
+@pytest.mark.parametrize("script", ["single_node.sh", "multi_node.sh"])
+def test_a_python_without_torch_is_named_with_exit_code_2(tmp_path, script):
+    without_torch = STANDS_FOR_PYTHON.replace('echo "${3:-7} 5"', "echo Traceback >&2; exit 1")
+    code, out, err = launch_with(tmp_path, without_torch, script)
+    assert (code, out) == (2, "") and re.match(rf"{script}: '.*python' cannot import .*torch.*\n$", err)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_says_what_it_is_for_what_to_edit_and_how_to_run_it(script):
     text = (LAUNCH / script).read_text()

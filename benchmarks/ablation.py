@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distmnist.commandline import answer, parse
-from distmnist.config import Config, option_flag
+from distmnist.config import TrainConfig, option_flag
 from distmnist.models.published import MODELS
 from distmnist.recipes import RECIPES
 from distmnist.runs import pool
-from distmnist.training.requests import no_wish
+from distmnist.training.requests import Request
 
 
 def variants(recipe: str, net: str, added: Sequence[str] = ()) -> dict[str, list[str]]:
@@ -25,7 +25,7 @@ def variants(recipe: str, net: str, added: Sequence[str] = ()) -> dict[str, list
     given = {**RECIPES[recipe].get("*", {}), **RECIPES[recipe].get(net, {})}
     found: dict[str, list[str]] = {f"recipe {recipe}": []}
     for name in given:
-        default = getattr(Config(), name)
+        default = getattr(TrainConfig(), name)
         if default != given[name]:
             found[f"{option_flag(name)} {default}, not {given[name]}"] = [option_flag(name), str(default)]
     for setting in added:
@@ -75,7 +75,7 @@ def work() -> int:
     accuracies: dict[Path, float] = {}
     whole, waiting = members[f"recipe {arguments.recipe}"], list(members)
     print(f"{'':42} {'mean %':>7} {'s.d.':>6} {'s.e.':>6} {'differ.':>7} {'s.e.':>6}")
-    for member, error in pool.run(every, pool.share_out(None, None, "auto", len(every)), no_wish):
+    for member, error in pool.run(every, pool.share_out(None, None, "auto", len(every)), lambda: Request.NOTHING):
         if error:
             raise error
         accuracies[member.path] = 100 * member.summary()["models"][net]["val_accuracy"]

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks.damage import damages
-from benchmarks.faults import SNAPSHOT_STEPS, Trial, TrialFailed, carry_out, draw, undisturbed
+from benchmarks.faults import CHECKPOINT_STEPS, Trial, TrialFailed, carry_out, draw, undisturbed
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -59,7 +59,7 @@ def campaign(kills: int, seed: int, only: int | None, say: Callable[[str], None]
         say(
             f"from the fault to the next training: median {statistics.median(recoveries):.1f} s,"
             f" 95th percentile {percentile(recoveries, 0.95):.1f} s; steps done again: at most {max(lost, default=0)}"
-            f" with a snapshot every {SNAPSHOT_STEPS}"
+            f" with a snapshot every {CHECKPOINT_STEPS}"
         )
     return failed
 

@@ -23,10 +23,10 @@ from benchmarks.peers.case import Case, cut, remainder
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset
 from distmnist.distributed.world import World, join
+from distmnist.fast.gradients import sum_over_ranks
 from distmnist.fast.shared_memory import share_memory
 from distmnist.models.published import build_model
 from distmnist.training.evaluation import evaluate
-from distmnist.training.gradients import sum_over_ranks
 
 WARM_UP = 10
 """Batches that each contestant trains a throw-away net on before it is timed; compilation comes before, too."""

@@ -23,21 +23,45 @@ from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.distributed import world
 from distmnist.runs import job
-from distmnist.training import trainer
+from distmnist.training.callbacks import Callback
 from distmnist.training.parts import fast_is_there
+from distmnist.training.progress import Progress
+from distmnist.training.requests import Request
 
-TRAIN, TEST, BATCH, EPOCHS, SNAPSHOT_STEPS = 360, 100, 64, 2, 3
+TRAIN, TEST, BATCH, EPOCHS, CHECKPOINT_STEPS = 360, 100, 64, 2, 3
 VIRTUAL_RANKS = 8
 ATTEMPT_SECONDS = 60.0
 HANG_SECONDS = 4.0
 """The job's --timeout where a rank stands still. Elsewhere it must not end a start that is slow on a busy machine."""
 
+
+class Witness(Callback):
+    """Notes every epoch, or what is left of one after a restart, as it begins. Faults strike what it is called for."""
+
+    def __init__(self, events: Path) -> None:
+        self.events = events
+        self.step: int | None = None
+
+    def on_epoch_start(self, progress: Progress) -> None:
+        self.step = progress.global_step
+        note(self.events, "training", self.step)
+
+    def request(self) -> Request:
+        return Request.NOTHING
+
+    def on_step_end(self, progress: Progress) -> None:
+        self.step = progress.global_step
+
+    def on_evaluation_start(self, progress: Progress) -> None:
+        pass
+
+
 MOMENTS: dict[str, tuple[Any, str, int]] = {
     "start-up": (datasets, "load", 1),
     "set-up: connecting": (world.World, "connect", 1),
     "an agreement": (world.World, "agreement", 6),
-    "a step": (trainer.Trainer, "step", 11),
-    "evaluation": (trainer, "evaluate", 2),
+    "a step": (Witness, "request", 11),
+    "evaluation": (Witness, "on_evaluation_start", 2),
     "evaluation: adding up": (world.World, "sum_", 4),
     "saving: serializing": (storage, "to_bytes", 3),
     "saving: writing": (storage, "write_atomically", 6),
@@ -131,21 +155,9 @@ def work(
     os.dup2(null, 2)
     datasets.load, datasets.fetch = few_digits, lambda directory, say: None
     job.PLOTS_SECONDS = HANG_SECONDS  # or a hang while they are drawn would take ten minutes
-    note_training(events)
     if fault and fault.rank == rank:
         strike(fault, events)
-    sys.exit(train.main(arguments))
-
-
-def note_training(events: Path) -> None:
-    """Has every epoch, or what is left of one after a restart, noted as it begins."""
-    original = trainer.Trainer._run_epoch
-
-    def run_epoch(self: trainer.Trainer) -> None:
-        note(events, "training", self.record.position)
-        original(self)
-
-    trainer.Trainer._run_epoch = run_epoch
+    sys.exit(train.main(arguments, [Witness(events)]))
 
 
 def strike(fault: Fault, events: Path) -> None:
@@ -169,8 +181,7 @@ def strike(fault: Fault, events: Path) -> None:
 
 
 def hurt(fault: Fault, events: Path, args: tuple[Any, ...]) -> None:
-    position = args[0].record.position if args and isinstance(args[0], trainer.Trainer) else None
-    note(events, "fault", position)
+    note(events, "fault", args[0].step if args and isinstance(args[0], Witness) else None)
     if fault.kind == HANG:
         while True:
             time.sleep(1)
@@ -184,8 +195,8 @@ def hurt(fault: Fault, events: Path, args: tuple[Any, ...]) -> None:
         os.kill(os.getpid(), signal.Signals[fault.kind])
 
 
-def note(events: Path, what: str, position: int | None) -> None:
-    entry = {"event": what, "position": position, "at": time.monotonic(), "pid": os.getpid()}
+def note(events: Path, what: str, step: int | None) -> None:
+    entry = {"event": what, "step": step, "at": time.monotonic(), "pid": os.getpid()}
     with events.open("a") as file:
         file.write(json.dumps(entry) + "\n")
 
@@ -200,7 +211,7 @@ def attempt(trial: Trial, number: int, store: dist.TCPStore, folder: Path) -> bo
         "--epochs": EPOCHS,
         "--batch-size": BATCH,
         "--dropout": 0.1,
-        "--snapshot-steps": SNAPSHOT_STEPS,
+        "--checkpoint-steps": CHECKPOINT_STEPS,
         "--virtual-ranks": trial.virtual_ranks,
         "--timeout": HANG_SECONDS if fault and fault.kind in STANDSTILLS else ATTEMPT_SECONDS,
         "--threads": 1,
@@ -279,8 +290,8 @@ def recovery(events: list[dict[str, Any]]) -> tuple[list[float], list[int]]:
         after = [later for later in events[index:] if later["event"] == "training"]
         if event["event"] == "fault" and after:
             seconds.append(after[0]["at"] - event["at"])
-            if event["position"] is not None:
-                lost.append(max(0, event["position"] - after[0]["position"]))
+            if event["step"] is not None:
+                lost.append(max(0, event["step"] - after[0]["step"]))
     return seconds, lost
 
 

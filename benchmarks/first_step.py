@@ -18,7 +18,9 @@ def main() -> None:
     from distmnist import train
     from distmnist.distributed import world
     from distmnist.runs import job
-    from distmnist.training import requests
+    from distmnist.training.callbacks import Callback
+    from distmnist.training.progress import Progress
+    from distmnist.training.requests import Request
 
     def stamp(owner: Any, name: str, stage: str) -> None:
         original = getattr(owner, name)
@@ -29,23 +31,23 @@ def main() -> None:
 
         setattr(owner, name, stamped)
 
-    def wish(_: requests.Signals) -> requests.Wish:
-        """Asked before every step: the second time, the first step is done."""
-        if "first step" in moments:
+    class FirstStep(Callback):
+        def request(self) -> Request:
+            moments.setdefault("first step", time.monotonic())
+            return Request.NOTHING
+
+        def on_step_end(self, progress: Progress) -> None:
             moments["done"] = time.monotonic()
             if os.environ.get("RANK", "0") == "0":
                 with open(os.environ[FILE], "w") as file:
                     json.dump(moments, file)
             os._exit(0)
-        moments["first step"] = time.monotonic()
-        return requests.Wish.NOTHING
 
     stamp(job, "run", "meeting the others")
     stamp(job, "find_digits", "digits")
     stamp(world.World, "connect", "process group")
     stamp(job, "fit", "building the net")
-    requests.Signals.__call__ = wish
-    sys.exit(train.main())
+    sys.exit(train.main(callbacks=[FirstStep()]))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,13 @@ def main() -> None:
     dice = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        options = ["--model=cnn", "--epochs=100000", "--threads=1", f"--output={folder / 'run'}", "--snapshot-steps=20"]
+        options = [
+            "--model=cnn",
+            "--epochs=100000",
+            "--threads=1",
+            f"--output={folder / 'run'}",
+            "--checkpoint-steps=20",
+        ]
         processes = workers.start(2, options, folder, torchrun=True, restarts=arguments.kills)
         try:
             events, seconds = await_training(folder, 0, time.monotonic() + 60), []

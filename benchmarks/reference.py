@@ -55,6 +55,7 @@ Case = dict[str, Any]
 Pair = tuple[tuple[str, Any], tuple[str, Any]]
 
 VOLATILE = {"train_seconds", "images_per_second", "seconds", "versions", "made", "date", "commit", "hardware", "load"}
+VOLATILE |= {"trained_at"}
 """Fields that differ between two runs of the same code, or say which code ran."""
 
 
@@ -122,7 +123,12 @@ def carry_out(case: Case, roots: list[Path], folders: list[Path], data: Path) ->
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of each number, text or null in parsed JSON, without VOLATILE fields."""
+    """(dotted name, value) of each number, text or null in parsed JSON, without VOLATILE fields.
+
+    A text that is a JSON object itself, as an ONNX file's metadata are, counts as one.
+    """
+    if isinstance(value, str) and value.startswith("{"):
+        value = json.loads(value)
     if isinstance(value, dict):
         for key, content in value.items():
             if key not in VOLATILE:

@@ -19,8 +19,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from distmnist.config import Config
-from distmnist.console import Silence
+from distmnist.config import TrainConfig
 from distmnist.data import datasets, loader
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.distributed.world import World, join
@@ -28,9 +27,9 @@ from distmnist.fast import forward, gradients
 from distmnist.fast import optimizer as fast_optimizer
 from distmnist.machine import be_deterministic, flush_denormals, keep_freed_memory
 from distmnist.models.published import MODELS
+from distmnist.runs.callbacks import SaveCheckpoints
 from distmnist.runs.rundir import RunDirectory
 from distmnist.training.optimizer import build_optimizer
-from distmnist.training.requests import no_wish
 from distmnist.training.trainer import Trainer
 
 
@@ -45,9 +44,11 @@ def backward(outputs: tuple[Tensor, ...], weights: tuple[Tensor, ...], inputs: t
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """options: of the Config; replaced: (module, name, what stands there instead); where it changes anything."""
+    """options: of the TrainConfig; checkpoint_steps: of `fit`; replaced: (module, name, what stands there instead);
+    nets and min_ranks: where it changes anything."""
 
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    checkpoint_steps: int = 0
     replaced: tuple[Any, str, Any] | None = None
     nets: tuple[str, ...] = tuple(MODELS)
     min_ranks: int = 1
@@ -85,7 +86,7 @@ def nothing(*_: Any) -> None:
 OURS = "ours"
 VARIANTS = {
     OURS: Variant(),
-    "a snapshot every 100 steps": Variant({"snapshot_steps": 100}),
+    "a checkpoint every 100 steps": Variant(checkpoint_steps=100),
     "8 virtual ranks": Variant({"virtual_ranks": 8}),
     "random affine views": Variant({"augment": 1.0}),
     "plain PyTorch: --fast off": Variant({"fast": "off"}),
@@ -115,10 +116,12 @@ def repeated_sample() -> Dataset:
 
 def prepare(variant: Variant, model: str, world: World, digits: Dataset, run: RunDirectory | None) -> Trainer:
     """A trainer that is ready for the first step of its first epoch."""
-    config = Config(model=model, amp="off", epochs=1000, **variant.options)
+    config = TrainConfig(model=model, amp="off", epochs=1000, **variant.options)
     with variant.applied():
-        prepared = Trainer(config, world, digits, Silence(), run and run.saver(model), no_wish)
-        prepared._warm_up()
+        prepared = Trainer(
+            config, digits, world, [SaveCheckpoints(run, model)] if run else [], variant.checkpoint_steps
+        )
+        prepared.warm_up()
     return prepared
 
 
@@ -133,10 +136,10 @@ def measure(world: World, model: str, rounds: int, digits: Dataset) -> dict[str,
             for name, variant in those.items():
                 with variant.applied():
                     began = time.perf_counter()
-                    trainers[name]._run_epoch()
+                    trainers[name].run_epoch()
                     seconds = time.perf_counter() - began
                 if number:  # the first round warms caches up
-                    times[name].append(1000 * seconds / trainers[name].record.steps)
+                    times[name].append(1000 * seconds / trainers[name].progress.steps)
     return times
 
 

@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.faults import Fault, few_digits, note_training, strike
-from distmnist import train
+from benchmarks.faults import Fault, Witness, few_digits, strike
+from distmnist import streams, train
 from distmnist.data import datasets
 
 
@@ -62,11 +62,11 @@ def end(processes: list[subprocess.Popen]) -> None:
 def main() -> None:
     events, fault, *arguments = sys.argv[1:]
     datasets.load, datasets.fetch = few_digits, lambda directory, say: None
-    note_training(Path(events))
     if fault and (mine := Fault(**json.loads(fault))).rank == int(os.environ["RANK"]):
         strike(mine, Path(events))
-    sys.argv[1:] = arguments
-    train.command()
+    code = train.main(arguments, [Witness(Path(events))])
+    streams.settle()
+    os._exit(code)  # as the command does: torch takes long to go
 
 
 if __name__ == "__main__":

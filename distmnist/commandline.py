@@ -1,4 +1,4 @@
-"""The command line, made from the fields of `Config`; what a command raises, made into one line and an exit code.
+"""The command line, made from the options of config.py; what a command raises, made into one line and an exit code.
 
 python -m distmnist.commandline [options of distmnist.train]    only checks them: nothing, or one line and exit code 2
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from distmnist import streams
-from distmnist.config import Config, expand, option_flag, positive, resolve, value_type
+from distmnist.config import FIELDS, Job, expand, option_flag, positive, resolve, rules, value_type
 from distmnist.distributed.failure import describe, exit_code, print_failure, print_once_a_machine
 from distmnist.distributed.launcher import has_siblings
 from distmnist.errors import RunError, UsageError
@@ -47,33 +47,31 @@ class RanksParser(Parser):
             super().print_help(file)
 
 
-def add_options(
-    parser: argparse.ArgumentParser, fields: Iterable[dataclasses.Field], lists: Collection[str] = ()
-) -> None:
-    """Adds the options of these fields of `Config`; those named in `lists` take several values, as in --lr 0.1,0.01."""
-    groups: dict[str, Any] = {}
-    for field in fields:
-        rules, kind = field.metadata, value_type(field)
-        if rules["group"] not in groups:
-            groups[rules["group"]] = parser.add_argument_group(rules["group"])
-        group = groups[rules["group"]]
+def add_options(parser: argparse.ArgumentParser, names: Iterable[str], lists: Collection[str] = ()) -> None:
+    """Adds these options of training; those named in `lists` take several values, as in --lr 0.1,0.01."""
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name in names:
+        field = FIELDS[name]
+        allowed, kind = rules(field), value_type(field)
+        if allowed.group not in groups:
+            groups[allowed.group] = parser.add_argument_group(allowed.group)
+        group = groups[allowed.group]
         if kind is bool:
-            group.add_argument(option_flag(field.name), action="store_true", help=rules["help"])
+            group.add_argument(option_flag(name), action="store_true", help=allowed.help)
             continue
-        shown = field.default not in (None, dataclasses.MISSING)
-        metavar = rules["metavar"] or (None if rules["choices"] else "X")
-        text = f"{rules['help']} (default: {field.default})" if shown else rules["help"]
-        choices = rules["choices"]
-        if field.name in lists:
+        default = allowed.shown or field.default
+        text = allowed.help
+        if default not in (None, dataclasses.MISSING):
+            text += f" (default: {default})"
+        parse, choices = (to_path if kind is Path else kind), allowed.choices
+        metavar = allowed.metavar or (None if choices else "X")
+        if name in lists:
             text += f"; {', '.join(choices)}" if choices else ""
-            kind, metavar, choices = several(kind), f"{metavar or 'NAME'},...", None
-        group.add_argument(
-            option_flag(field.name),
-            type=to_path if kind is Path else kind,
-            choices=choices,
-            metavar=metavar,
-            help=text.replace("%", "%%"),
-        )
+            parse, metavar, choices = several(kind), f"{metavar or 'NAME'},...", None
+        text = text.replace("%", "%%")
+        group.add_argument(option_flag(name), type=parse, choices=choices, metavar=metavar, help=text)
+        if allowed.alias:
+            group.add_argument(option_flag(allowed.alias), dest=name, type=parse, help=argparse.SUPPRESS)
 
 
 def several(kind: type) -> Callable[[str], list[Any]]:
@@ -118,8 +116,8 @@ def check_count(flag: str, value: int | None) -> None:
         raise UsageError(f"{flag} {value} must be at least 1")
 
 
-def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """The command line -> the options that were typed, checked. Raises UsageError; `--help` prints and exits."""
+def parse(arguments: Sequence[str] | None = None) -> Job:
+    """The command line -> what is to be done. Raises UsageError; `--help` prints and exits."""
     parser = RanksParser(
         prog="distmnist.train",
         usage="torchrun --nproc_per_node=N -m distmnist.train [options]\n"
@@ -128,10 +126,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    add_options(parser, dataclasses.fields(Config))
-    given = vars(parser.parse_args(arguments))
-    resolve(given)
-    return given
+    add_options(parser, FIELDS)
+    return resolve(vars(parser.parse_args(arguments)))
 
 
 def answer(work: Callable[[], int], *, ranks: bool = False) -> int:

@@ -1,7 +1,7 @@
-"""Every option of a training run: declared, documented and checked here, once.
+"""Every option of a training run: declared, documented and checked here, once; and how they are resolved to a `Job`.
 
-The command line, the JSON in `config.json` and the comparison between ranks are all made from the fields of `Config`.
-It imports nothing heavy, so that `--help` and a mistyped option answer at once.
+The command line, the JSON in config.json and the comparison between ranks are all made from the fields of
+`TrainConfig` and `RunOptions`. Nothing heavy is imported, so that `--help` and a mistyped option answer at once.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,12 @@ from distmnist.recipes import RECIPES
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu")
 """Names in torch.nn.functional, which is where models/published.py takes the functions from."""
 
+MODEL_NAMES = ("mlp", "cnn")
+"""What --model all stands for: the names in models/published.py."""
+
+Value = str | int | float | bool | Path | None
+Options = dict[str, Value]
+"""Options by name. The explicit ones are those that were typed: what is left is up to the recipe and the defaults."""
 
 MAX_THREADS = 1024
 """Of one process. Far above it the OpenMP runtime cannot start them, and ends the process with a segmentation fault."""
@@ -29,27 +35,29 @@ MAX_TIMEOUT = 7 * 24 * 3600.0
 """Seconds: a week. The libraries below count milliseconds in 32 bits, which overflow after 24 days."""
 
 
-def option(
-    default: Any,
-    help: str,
-    *,
-    group: str,
-    choices: Sequence[str] | None = None,
-    valid: Callable[[Any], bool] | None = None,
-    must: str = "",
-    metavar: str | None = None,
-    result: bool = False,
-) -> Any:
-    """A field of `Config`. `must` says in words what `valid` checks; `result` marks what changes the weights."""
-    metadata = {
-        "help": help,
-        "group": group,
-        "choices": choices,
-        "valid": valid,
-        "must": must,
-        "metavar": metavar,
-        "result": result,
-    }
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What an option is for and what it may be. `must` says in words what `valid` checks."""
+
+    help: str
+    group: str
+    choices: Sequence[str] | None = None
+    valid: Callable[[float], bool] | None = None
+    must: str = ""
+    metavar: str | None = None
+    shown: str | None = None
+    """The default to show in the help, where it is not the field's."""
+    alias: str | None = None
+    """An older name of the option."""
+
+
+def rules(field: "dataclasses.Field[Any]") -> Rules:
+    return field.metadata["rules"]
+
+
+def option(default: Any, help: str, *, group: str, **more: Any) -> Any:
+    """A field of `TrainConfig` or `RunOptions` with its `Rules`; a callable `default` makes the default."""
+    metadata = {"rules": Rules(help=help, group=group, **more)}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -70,17 +78,35 @@ def fraction(value: float) -> bool:
 TRAINING, RUN, MACHINE = "training", "the run", "the machine"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """The options of one net's training. Construct it directly, or through `resolve` to have the recipe applied."""
+class _Checked:
+    """Checks the types and ranges of the fields of a dataclass, wherever their values come from."""
 
-    model: str = option("all", "net to train: mlp, cnn, or all for one after the other", group=TRAINING, metavar="NET")
-    recipe: str = option(
-        "reference",
-        "settings for each net: reference, the published ones; fast, one epoch; best, the most from five epochs;"
-        " long, the most from 20 (cnn) and 60 (mlp). Options that are typed win",
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, allowed = checked_type(field, getattr(self, field.name)), rules(field)
+            object.__setattr__(self, field.name, value)  # 1 as 1.0 for a float: the class is frozen for its users
+            if value is None:
+                continue
+            if allowed.choices and value not in allowed.choices:
+                raise UsageError(
+                    f"{option_flag(field.name)} {value} is unknown; choose from {', '.join(allowed.choices)}"
+                )
+            if allowed.valid and not allowed.valid(value):
+                raise UsageError(f"{option_flag(field.name)} {value} must {allowed.must}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Checked):
+    """What the trained weights of one model depend on, apart from the data: ranks compare it, and a resumed run keeps
+    it. Raises UsageError for a value that an option may not have.
+    """
+
+    model: str = option(
+        "cnn",
+        "net to train: mlp, cnn, or all for one after the other",
         group=TRAINING,
-        choices=tuple(RECIPES),
+        metavar="NET",
+        shown="all",
     )
     epochs: int = option(
         5,
@@ -89,7 +115,6 @@ class Config:
         valid=positive,
         must="be at least 1",
         metavar="N",
-        result=True,
     )
     batch_size: int = option(
         64,
@@ -98,29 +123,22 @@ class Config:
         valid=positive,
         must="be at least 1",
         metavar="N",
-        result=True,
     )
-    lr: float = option(
-        1e-3, "peak learning rate", group=TRAINING, valid=positive, must="be above 0 and finite", result=True
-    )
-    optimizer: str = option("adam", "optimizer", group=TRAINING, choices=("adam", "adamw", "sgd"), result=True)
-    momentum: float = option(
-        0.9, "momentum of sgd", group=TRAINING, valid=fraction, must="be at least 0 and below 1", result=True
-    )
+    lr: float = option(1e-3, "peak learning rate", group=TRAINING, valid=positive, must="be above 0 and finite")
+    optimizer: str = option("adam", "optimizer", group=TRAINING, choices=("adam", "adamw", "sgd"))
+    momentum: float = option(0.9, "momentum of sgd", group=TRAINING, valid=fraction, must="be at least 0 and below 1")
     weight_decay: float = option(
         0.0,
         "L2 penalty (adam, sgd) or decoupled decay (adamw)",
         group=TRAINING,
         valid=not_negative,
         must="be at least 0 and finite",
-        result=True,
     )
     schedule: str = option(
         "constant",
         "learning rate over the run; onecycle warms up over its first fifth",
         group=TRAINING,
         choices=("constant", "cosine", "onecycle"),
-        result=True,
     )
     grad_clip: float = option(
         0.0,
@@ -128,7 +146,6 @@ class Config:
         group=TRAINING,
         valid=not_negative,
         must="be at least 0 and finite",
-        result=True,
     )
     dropout: float = option(
         0.0,
@@ -136,7 +153,6 @@ class Config:
         group=TRAINING,
         valid=fraction,
         must="be at least 0 and below 1",
-        result=True,
     )
     label_smoothing: float = option(
         0.0,
@@ -144,7 +160,6 @@ class Config:
         group=TRAINING,
         valid=fraction,
         must="be at least 0 and below 1",
-        result=True,
     )
     augment: float = option(
         0.0,
@@ -153,16 +168,14 @@ class Config:
         group=TRAINING,
         valid=lambda value: 0 <= value <= 4,
         must="be from 0 to 4",
-        result=True,
     )
-    activation: str = option("relu", "non-linearity of both nets", group=TRAINING, choices=ACTIVATIONS, result=True)
+    activation: str = option("relu", "non-linearity of both nets", group=TRAINING, choices=ACTIVATIONS)
     val_fraction: float = option(
         0.0,
         "share of the training digits held out and reported apart from test; the same digits for every seed",
         group=TRAINING,
         valid=fraction,
         must="be at least 0 and below 1",
-        result=True,
     )
     seed: int = option(
         0,
@@ -171,7 +184,6 @@ class Config:
         valid=not_negative,
         must="be at least 0",
         metavar="N",
-        result=True,
     )
     max_steps: int | None = option(
         None,
@@ -180,7 +192,6 @@ class Config:
         valid=positive,
         must="be at least 1",
         metavar="N",
-        result=True,
     )
     virtual_ranks: int = option(
         0,
@@ -190,14 +201,12 @@ class Config:
         valid=lambda value: value >= 0 and value & (value - 1) == 0,
         must="be 0 or a power of two",
         metavar="V",
-        result=True,
     )
     fast: str = option(
         "auto",
         "auto: the replacements for plain PyTorch in distmnist/fast that apply here; off: plain PyTorch",
         group=MACHINE,
         choices=("auto", "off"),
-        result=True,
     )
     data: str = option(
         "mnist",
@@ -205,7 +214,29 @@ class Config:
         " $DISTMNIST_DATA is given, the sample stands in for an MNIST that cannot be had",
         group=RUN,
         choices=("mnist", "sample"),
-        result=True,
+    )
+    amp: str = option(
+        "auto",
+        "automatic mixed precision; auto: what the device computes natively",
+        group=MACHINE,
+        choices=("auto", "off", "bf16", "fp16"),
+    )
+
+    def options(self) -> Options:
+        """By name, without the model's."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions(_Checked):
+    """What does not change the weights: places, the machine, and which recipe the settings came from."""
+
+    recipe: str = option(
+        "reference",
+        "settings for each net: reference, the published ones; fast, one epoch; best, the most from five epochs;"
+        " long, the most from 20 (cnn) and 60 (mlp). Options that are typed win",
+        group=TRAINING,
+        choices=tuple(RECIPES),
     )
     data_dir: Path = option(
         lambda: expand(os.environ.get("DISTMNIST_DATA") or "data"),
@@ -222,22 +253,16 @@ class Config:
     )
     resume: bool = option(False, "go on with the run in --output, with its options", group=RUN)
     print_fast: bool = option(False, "print for each net what --fast replaces here, and exit", group=RUN)
-    snapshot_steps: int = option(
+    checkpoint_steps: int = option(
         0,
-        "keep a snapshot every this many steps; always at the end of an epoch and when interrupted",
+        "keep a checkpoint every this many steps; always at the end of an epoch and when interrupted",
         group=RUN,
         valid=not_negative,
         must="be at least 0",
         metavar="K",
+        alias="snapshot_steps",
     )
     device: str = option("auto", "auto: cuda if there is one, else cpu", group=MACHINE, choices=("auto", "cpu", "cuda"))
-    amp: str = option(
-        "auto",
-        "automatic mixed precision; auto: what the device computes natively",
-        group=MACHINE,
-        choices=("auto", "off", "bf16", "fp16"),
-        result=True,
-    )
     threads: int | None = option(
         None,
         "CPU threads of each process (default: usable cores / processes on this machine)",
@@ -256,23 +281,36 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, rules = checked_type(field, getattr(self, field.name)), field.metadata
-            object.__setattr__(self, field.name, value)  # 1 as 1.0 for a float: the class is frozen for its users
-            if value is None:
-                continue
-            if rules["choices"] and value not in rules["choices"]:
-                raise UsageError(
-                    f"{option_flag(field.name)} {value} is unknown; choose from {', '.join(rules['choices'])}"
-                )
-            if rules["valid"] and not rules["valid"](value):
-                raise UsageError(f"{option_flag(field.name)} {value} must {rules['must']}")
+        super().__post_init__()
         if self.resume and self.output is None:
             raise UsageError("--resume needs --output: the run to go on with; runs/latest names the newest")
 
-    def result_options(self) -> dict[str, Any]:
-        """The options that change the trained weights, by name: what ranks compare, and what `--resume` must keep."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["result"]}
+
+FIELDS: dict[str, "dataclasses.Field[Any]"] = {
+    field.name: field for kind in (TrainConfig, RunOptions) for field in dataclasses.fields(kind)
+}
+"""Every option by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is to be done, resolved once: explicit options, then the recipe, then the defaults.
+
+    configs: one a model, in the order in which they are trained.
+    """
+
+    explicit: Options
+    run: RunOptions
+    configs: tuple[TrainConfig, ...]
+
+    @property
+    def models(self) -> list[str]:
+        return [config.model for config in self.configs]
+
+    @property
+    def common(self) -> TrainConfig:
+        """For what all models have alike: data, precision, seed, virtual ranks."""
+        return self.configs[0]
 
 
 def option_flag(name: str) -> str:
@@ -327,29 +365,46 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def to_json(options: dict[str, Any]) -> dict[str, Any]:
+def to_json(options: Mapping[str, Value]) -> dict[str, str | int | float | bool | None]:
     """Options by name -> the same as JSON values; paths as strings."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
-def from_json(options: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `to_json`. Raises UsageError for an option that this version does not have."""
-    fields = {f.name: f for f in dataclasses.fields(Config)}
-    if unknown := options.keys() - fields.keys():
+def from_json(options: Mapping[str, Any]) -> Options:
+    """The inverse of `to_json`, also for options as older versions named them.
+
+    Raises UsageError for an option that this version does not have, and for a value of another type than a path's.
+    """
+    now = {rules(field).alias: name for name, field in FIELDS.items() if rules(field).alias}
+    options = {now.get(name, name): value for name, value in options.items()}
+    if unknown := options.keys() - FIELDS.keys():
         raise UsageError(f"unknown options {', '.join(sorted(unknown))}: written by another version of distmnist?")
-    paths = {name for name, value in options.items() if value_type(fields[name]) is Path and isinstance(value, str)}
-    return {name: checked_type(fields[name], v) if name in paths else v for name, v in options.items()}
+    paths = {name for name, value in options.items() if value_type(FIELDS[name]) is Path and isinstance(value, str)}
+    return {name: checked_type(FIELDS[name], v) if name in paths else v for name, v in options.items()}
 
 
-def data_is_chosen(given: dict[str, Any]) -> bool:
+def data_is_chosen(explicit: Options) -> bool:
     """Whether the data were named, with an option or in the environment: then nothing may stand in for them."""
-    return not given.keys().isdisjoint({"data", "data_dir"}) or bool(os.environ.get("DISTMNIST_DATA"))
+    return not explicit.keys().isdisjoint({"data", "data_dir"}) or bool(os.environ.get("DISTMNIST_DATA"))
 
 
-def resolve(given: dict[str, Any], model: str | None = None) -> Config:
-    """Defaults, then the recipe's options for `model`, then `given`: the options that were typed."""
-    model = model or given.get("model", "all")
-    name = given.get("recipe", "reference")
-    recipe = RECIPES.get(name, {}) if isinstance(name, str) else {}
-    settings = recipe.get(model, {}) if isinstance(model, str) else {}
-    return Config(**{**recipe.get("*", {}), **settings, **given, "model": model})  # which refuses what is no string
+def resolve(explicit: Options) -> Job:
+    """Explicit options -> what is to be done. Raises UsageError."""
+    run = RunOptions(**of_class(RunOptions, explicit))
+    name = explicit.get("model", "all")
+    names = MODEL_NAMES if name == "all" else (name,)
+    return Job(dict(explicit), run, tuple(resolve_model(explicit, each) for each in names))
+
+
+def resolve_model(explicit: Options, model: Value) -> TrainConfig:
+    """The defaults under the recipe's settings for `model` under the explicit options. Raises UsageError."""
+    recipe = explicit.get("recipe", "reference")
+    settings = RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}  # RunOptions refuses what is no recipe
+    own = settings.get(model, {}) if isinstance(model, str) else {}  # TrainConfig refuses what is no string
+    return TrainConfig(**{**settings.get("*", {}), **own, **of_class(TrainConfig, explicit), "model": model})
+
+
+def of_class(kind: type[TrainConfig] | type[RunOptions], options: Options) -> Options:
+    """Those of the options that are fields of `kind`."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in options.items() if name in names}

@@ -3,7 +3,6 @@
 import contextlib
 import sys
 import threading
-from typing import Any
 
 from tqdm import tqdm
 
@@ -27,15 +26,6 @@ class Log:
     def warn(self, line: str) -> None:
         with tqdm.external_write_mode(sys.stderr):
             streams.warn(line)
-
-    def epoch(self, net: str, epochs: int, entry: dict[str, Any]) -> None:
-        """Says an epoch's line of metrics.jsonl in words."""
-        validation = f"  validation accuracy {entry['val_accuracy']:7.2%}" if "val_accuracy" in entry else ""
-        self.say(
-            f"{net}  epoch {entry['epoch']}/{epochs}  train loss {entry['train_loss']:.4f}"
-            f"  test loss {entry['test_loss']:.4f}  test accuracy {entry['test_accuracy']:7.2%}{validation}"
-            f"  {entry['images_per_second']:,.0f} images/s"
-        )
 
     def progress(self, name: str, total: int, done: int = 0) -> tqdm:
         """A bar of `total` steps, on a terminal only."""

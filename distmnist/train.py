@@ -8,25 +8,29 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from distmnist import streams
 from distmnist.commandline import answer, end, parse
 from distmnist.distributed.launcher import refuse_separate_tasks
 
+if TYPE_CHECKING:
+    from distmnist.training.callbacks import Callback
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return answer(lambda: work(arguments), ranks=True)
+
+def main(arguments: Sequence[str] | None = None, callbacks: Sequence["Callback"] = ()) -> int:
+    """Runs the command. Returns its exit code; `callbacks` are called beside its own."""
+    return answer(lambda: work(arguments, callbacks), ranks=True)
 
 
-def work(arguments: Sequence[str] | None) -> int:
+def work(arguments: Sequence[str] | None, callbacks: Sequence["Callback"]) -> int:
     refuse_separate_tasks()
-    given = parse(arguments)
+    asked = parse(arguments)
     # torch's C++ code would fill standard error with warnings when a rank is lost: our own line says which.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from distmnist.runs import job  # imports torch: 2 s that a mistyped option need not take
 
-    return job.run(given)
+    return job.run(asked, callbacks)
 
 
 def command() -> NoReturn:

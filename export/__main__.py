@@ -45,7 +45,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     given = parser.parse_args(arguments)
     if given.verify is None and given.path is None:
-        raise UsageError("name a run's directory or a snapshot; --help lists the options")
+        raise UsageError("name a run's directory or a checkpoint; --help lists the options")
     if given.verify and (given.output or given.opset or given.int8):
         raise UsageError("--verify writes nothing: leave out --output, --opset and --int8")
     if given.opset is not None and given.opset not in OPSETS:

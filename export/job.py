@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy
 import onnx
 import onnxruntime
@@ -16,7 +17,7 @@ from distmnist.checkpoint.source import Trained
 from distmnist.checkpoint.storage import weights_sha256, write_atomically
 from distmnist.commandline import hint
 from distmnist.data import datasets
-from distmnist.data.datasets import Dataset
+from distmnist.data.datasets import Dataset, DatasetFacts
 from distmnist.errors import UsageError
 from distmnist.runs.rundir import newer_than_latest, noted_data
 from distmnist.streams import say, warn
@@ -50,7 +51,7 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
     for trained in nets:
         if trained.result is None:
             warn(f"{trained.name} is not finished: its training was interrupted")
-    dataset = find_digits([trained.dataset for trained in nets], data_dir, noted_data(path))
+    dataset = find_digits([trained.dataset.name for trained in nets], data_dir, noted_data(path))
     output = output or (path if path.is_dir() else path.parent) / "export"
     beside = output if output.name.strip(".") else output.resolve()  # "." has no name
     failed = beside.with_name(f"{beside.name}-failed.json")
@@ -158,7 +159,7 @@ def prove(
         "schema": folder.SCHEMA,
         "sha256": "",
         "versions": versions(),
-        "dataset": dataset.describe(),
+        "dataset": dataset.describe().to_json(),
         "bound": parity.BOUND,
         "batches": parity.BATCHES,
         "levels": list(parity.LEVELS),
@@ -170,7 +171,7 @@ def prove(
 
 def verify(path: Path, run: Path | None, data_dir: Path | None) -> None:
     """Proves the exported folder `path` again: its manifest, then its nets, rebuilt from their own ONNX files or, if
-    `run` is given, from their snapshots. Writes nothing. Raises UsageError, and ParityError.
+    `run` is given, from their checkpoints. Writes nothing. Raises UsageError, and ParityError.
     """
     where = f"{path} is not what was proved; export the run again"
     report, failures = folder.read(path)
@@ -178,7 +179,7 @@ def verify(path: Path, run: Path | None, data_dir: Path | None) -> None:
         raise ParityError(failures, where)
     try:
         metadata = {name: entry["metadata"] for name, entry in report["models"].items()}
-        tested_on, without = {"name": report["dataset"]["name"]}, dict(report["without"])
+        tested_on, without = report["dataset"]["name"], dict(report["without"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UsageError(f"{path / folder.MANIFEST} lacks what an export says: {error}") from error
     nets = source.load(run)[0] if run else [rebuild(path, name, entry) for name, entry in report["models"].items()]
@@ -203,8 +204,9 @@ def rebuild(path: Path, name: str, entry: dict[str, Any]) -> Trained:
         content = file.read_bytes()
         gate.check_model(content)
         state: dict[str, Any] = dict(onnx_file.weights(onnx.load_from_string(content))) | entry["counters"]
-        options, dataset = (json.loads(entry["metadata"][key]) for key in ("training_options", "dataset"))
-    except (OSError, ValueError, KeyError) as error:
+        options = json.loads(entry["metadata"]["training_options"])
+        dataset = msgspec.json.decode(entry["metadata"]["dataset"], type=DatasetFacts)
+    except (OSError, ValueError, KeyError, msgspec.DecodeError) as error:
         raise UsageError(f"{file} cannot be read: {error}") from error
     net = source.build(name, options, file)
     known = {key: torch.tensor(state[key]) for key in net.state_dict() if key in state}
@@ -212,15 +214,15 @@ def rebuild(path: Path, name: str, entry: dict[str, Any]) -> Trained:
     return Trained(name, net, weights_sha256(net.state_dict()), options, dataset, None)
 
 
-def find_digits(wanted: list[dict[str, Any]], data_dir: Path | None, noted: list[Path]) -> Dataset:
+def find_digits(wanted: list[str], data_dir: Path | None, noted: list[Path]) -> Dataset:
     """The data set that the nets were tested on; noted: where training found it.
 
     Raises UsageError: it is not on this machine, so there is no proof.
     """
-    names = {dataset["name"]: None for dataset in wanted}
+    names = list(dict.fromkeys(wanted))
     if len(names) > 1:
         raise UsageError(f"the nets were tested on different data sets, {', '.join(names)}; export one at a time")
-    return datasets.load_tested(next(iter(names)), data_dir, noted, "the proof needs its test digits")
+    return datasets.load_tested(names[0], data_dir, noted, "the proof needs its test digits")
 
 
 def versions() -> dict[str, str]:

@@ -12,8 +12,7 @@ from distmnist.training.evaluation import CLASSES
 
 
 def describe(trained: Trained, opset: int) -> dict[str, str]:
-    """key -> value. Made of the snapshot and of versions alone: the same snapshot gives the same, on any machine."""
-    result = trained.result or {}
+    """key -> value. Made of the checkpoint and of versions alone: the same on any machine."""
     described = {
         "project": "distmnist",
         "version": __version__,
@@ -22,8 +21,8 @@ def describe(trained: Trained, opset: int) -> dict[str, str]:
         "mean": repr(MEAN),
         "std": repr(STD),
         "class_names": json.dumps([str(digit) for digit in range(CLASSES)]),
-        "dataset": json.dumps(trained.dataset, sort_keys=True),
-        "test_accuracy": repr(float(result["test_accuracy"])) if result else "training was interrupted",
+        "dataset": json.dumps(trained.dataset.to_json(), sort_keys=True),
+        "test_accuracy": repr(trained.result.test_accuracy) if trained.result else "training was interrupted",
         "training_options": json.dumps(trained.options, sort_keys=True),
         "torch": torch.__version__,
         "onnx": onnx.__version__,

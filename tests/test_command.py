@@ -64,7 +64,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 def resume_in_this_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goes on for five steps with the interrupted run in folder/a and looks at what it says then."""
     monkeypatch.chdir(folder)
-    position = torch.load("a/mlp/last.pt", weights_only=True)["train"]["position"]
+    position = torch.load("a/mlp/last.pt", weights_only=True)["progress"]["global_step"]
     assert json.loads(Path("a/summary.json").read_text())["status"] == "interrupted"
     assert train.main(["--resume", "--output=a", f"--max-steps={position + 5}"]) == 0
     written = json.loads(Path("a/summary.json").read_text())

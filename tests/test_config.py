@@ -14,35 +14,54 @@ import torch
 
 from distmnist import config, train
 from distmnist.commandline import parse
-from distmnist.config import ACTIVATIONS, Config, from_json, option_flag, resolve, to_json, value_type
+from distmnist.config import (
+    ACTIVATIONS,
+    FIELDS,
+    RunOptions,
+    TrainConfig,
+    from_json,
+    option_flag,
+    resolve,
+    resolve_model,
+    rules,
+    to_json,
+    value_type,
+)
 from distmnist.errors import UsageError
+from distmnist.models.published import MODELS
+from distmnist.recipes import RECIPES
 from distmnist.training.optimizer import build_optimizer, learning_rate
 
-FIELDS = dataclasses.fields(Config)
-NUMBERS = [field for field in FIELDS if value_type(field) in (int, float)]
-WORDS = [field for field in FIELDS if value_type(field) is str and field.name != "model"]  # nets stand in `MODELS`
+NUMBERS = [name for name, field in FIELDS.items() if value_type(field) in (int, float)]
+WORDS = [name for name, field in FIELDS.items() if value_type(field) is str and name != "model"]  # see `MODELS`
 
 
-@pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
-def test_every_number_has_limits_and_a_refusal_says_them(field):
-    for wrong in [-1] if value_type(field) is int else [-1.0, math.inf, math.nan]:
+def options_with(name, value):
+    """The options that `name` belongs to, with this value."""
+    return (TrainConfig if name in TrainConfig().options() or name == "model" else RunOptions)(**{name: value})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_limits_and_a_refusal_says_them(name):
+    must = rules(FIELDS[name]).must
+    for wrong in [-1] if value_type(FIELDS[name]) is int else [-1.0, math.inf, math.nan]:
         with pytest.raises(UsageError) as refusal:
-            Config(**{field.name: wrong})
-        assert str(refusal.value) == f"{option_flag(field.name)} {wrong} must {field.metadata['must']}"
-        assert field.metadata["must"]
+            options_with(name, wrong)
+        assert str(refusal.value) == f"{option_flag(name)} {wrong} must {must}"
+        assert must
 
 
-@pytest.mark.parametrize("field", WORDS, ids=lambda field: field.name)
-def test_every_word_is_one_of_its_choices_and_the_default_is_one(field):
-    Config(**{field.name: field.default})
+@pytest.mark.parametrize("name", WORDS)
+def test_every_word_is_one_of_its_choices_and_the_default_is_one(name):
+    options_with(name, FIELDS[name].default)
     with pytest.raises(UsageError) as refusal:
-        Config(**{field.name: "unheard-of"})
-    choices = ", ".join(field.metadata["choices"])
-    assert str(refusal.value) == f"{option_flag(field.name)} unheard-of is unknown; choose from {choices}"
+        options_with(name, "unheard-of")
+    choices = ", ".join(rules(FIELDS[name]).choices)
+    assert str(refusal.value) == f"{option_flag(name)} unheard-of is unknown; choose from {choices}"
 
 
 def test_the_defaults_are_the_published_recipe():
-    defaults = Config()
+    defaults = TrainConfig()
     assert (defaults.epochs, defaults.batch_size, defaults.lr, defaults.optimizer) == (5, 64, 1e-3, "adam")
     assert (defaults.activation, defaults.schedule) == ("relu", "constant")
     assert defaults.dropout == defaults.weight_decay == defaults.grad_clip == defaults.val_fraction == 0
@@ -56,14 +75,16 @@ def test_help_has_every_option_in_its_group_with_its_description_choices_and_def
     text = capsys.readouterr().out
     assert leaving.value.code == 0
     assert re.search(r"--batch-size \w+\s+GLOBAL ", text)
-    for field in FIELDS:
-        rules = field.metadata
-        group = text.partition(f"\n{rules['group']}:\n")[2].partition("\n\n")[0]
-        (shown,) = re.findall(rf"^  {option_flag(field.name)}( .*(?:\n   .*)?)$", group, re.MULTILINE)
-        assert rules["help"].strip() and f" {rules['help']}" in shown
-        assert not rules["choices"] or f"{{{','.join(rules['choices'])}}}" in shown
+    for name, field in FIELDS.items():
+        allowed = rules(field)
+        group = text.partition(f"\n{allowed.group}:\n")[2].partition("\n\n")[0]
+        (shown,) = re.findall(rf"^  {option_flag(name)}( .*(?:\n   .*)?)$", group, re.MULTILINE)
+        assert allowed.help.strip() and f" {allowed.help}" in shown
+        assert not allowed.choices or f"{{{','.join(allowed.choices)}}}" in shown
         if field.default not in (None, False, dataclasses.MISSING):
-            assert shown.endswith(f"{rules['help']} (default: {field.default})")
+            assert shown.endswith(f"{allowed.help} (default: {allowed.shown or field.default})")
+    assert "snapshot-steps" not in text  # an older name, still taken
+    assert parse(["--snapshot-steps=7"]).run.checkpoint_steps == 7
 
 
 def test_help_is_printed_by_rank_0_only(capsys, monkeypatch):
@@ -101,9 +122,9 @@ def test_an_unknown_or_abbreviated_option_is_refused(typed):
 def test_the_checks_hold_without_the_command_line():
     for wrong in ({"lr": math.nan}, {"epochs": 0}, {"optimizer": "lion"}):
         with pytest.raises(UsageError):
-            Config(**wrong)
+            TrainConfig(**wrong)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Config().lr = 1.0
+        TrainConfig().lr = 1.0
 
 
 WRONG = {
@@ -115,12 +136,16 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+@pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
 def test_a_value_of_the_wrong_type_is_refused_in_one_line_that_names_the_option(field):
     for wrong in WRONG[value_type(field)]:
         if wrong is None and field.default is None:
             continue
-        for build in (lambda given: Config(**given), resolve, lambda given: resolve(from_json(given))):
+        for build in (
+            lambda given: options_with(*next(iter(given.items()))),
+            resolve,
+            lambda given: resolve(from_json(given)),
+        ):
             with pytest.raises(UsageError) as refusal:
                 build({field.name: wrong})
             message = str(refusal.value)
@@ -128,34 +153,40 @@ def test_a_value_of_the_wrong_type_is_refused_in_one_line_that_names_the_option(
 
 
 def test_numbers_of_other_libraries_and_paths_as_strings_are_taken_as_the_type_that_is_declared():
-    given = Config(epochs=np.int64(3), lr=1, timeout=np.float32(2), threads=np.uint8(4), data_dir="here")
-    assert (given.epochs, given.lr, given.timeout, given.threads, given.data_dir) == (3, 1.0, 2.0, 4, Path("here"))
-    assert [type(v) for v in (given.epochs, given.lr, given.timeout, given.threads)] == [int, float, float, int]
-    json.dumps(to_json(dataclasses.asdict(given)))
+    given = (
+        TrainConfig(epochs=np.int64(3), lr=1),
+        RunOptions(timeout=np.float32(2), threads=np.uint8(4), data_dir="here"),
+    )
+    values = given[0].epochs, given[0].lr, given[1].timeout, given[1].threads
+    assert values == (3, 1.0, 2.0, 4) and given[1].data_dir == Path("here")
+    assert [type(value) for value in values] == [int, float, float, int]
+    json.dumps([to_json(dataclasses.asdict(options)) for options in given])
 
 
 def test_the_limits_of_threads_and_timeout_are_said_and_can_be_used():
     with pytest.raises(UsageError, match=r"^--threads 100000 must be from 1 to 1024$"):
-        Config(threads=100_000)
+        RunOptions(threads=100_000)
     with pytest.raises(UsageError, match=r"^--timeout 10000000000\.0 must be above 0 and at most 604800, a week$"):
-        Config(timeout=1e10)
-    assert (Config(threads=1024).threads, Config(timeout=604_800).timeout) == (1024, 604_800)
+        RunOptions(timeout=1e10)
+    assert (RunOptions(threads=1024).threads, RunOptions(timeout=604_800).timeout) == (1024, 604_800)
 
 
 def test_defaults_give_way_to_the_recipe_and_the_recipe_to_what_was_typed(monkeypatch):
     recipes = {"reference": {}, "best": {"*": {"lr": 0.2, "epochs": 7}, "cnn": {"lr": 0.3, "dropout": 0.4}}}
     monkeypatch.setattr(config, "RECIPES", recipes)
-    assert resolve({}, "cnn") == Config(model="cnn")
-    assert resolve({"recipe": "best"}, "mlp") == Config(model="mlp", recipe="best", lr=0.2, epochs=7)
+    assert resolve({}).configs == (TrainConfig(model="mlp"), TrainConfig(model="cnn"))
+    assert resolve_model({"recipe": "best"}, "mlp") == TrainConfig(model="mlp", lr=0.2, epochs=7)
     typed = {"recipe": "best", "epochs": 5}  # the default, but typed
-    assert resolve(typed, "cnn") == Config(model="cnn", recipe="best", lr=0.3, dropout=0.4, epochs=5)
-    assert resolve({"recipe": "best", "lr": 0.9}, "cnn").lr == 0.9
+    assert resolve_model(typed, "cnn") == TrainConfig(model="cnn", lr=0.3, dropout=0.4, epochs=5)
+    job = resolve({"recipe": "best", "lr": 0.9, "model": "cnn"})
+    assert job.run.recipe == "best" and job.models == ["cnn"] and job.common.lr == 0.9
 
 
 @pytest.mark.parametrize("recipe", config.RECIPES)
 def test_every_recipe_is_made_of_valid_options(recipe):
-    for net in ("mlp", "cnn"):
-        assert resolve({"recipe": recipe}, net).recipe == recipe
+    for resolved, name in zip(resolve({"recipe": recipe}).configs, MODELS, strict=True):
+        settings = RECIPES[recipe].get("*", {}) | RECIPES[recipe].get(name, {})
+        assert resolved.model == name and {option: getattr(resolved, option) for option in settings} == settings
 
 
 def test_only_what_was_typed_is_parsed_and_it_survives_json():
@@ -174,7 +205,7 @@ def test_only_what_was_typed_is_parsed_and_it_survives_json():
         "--amp",
         "off",
     ]
-    given = parse(typed)
+    given = parse(typed).explicit
     assert given == {
         "model": "cnn",
         "lr": 0.5,
@@ -185,8 +216,12 @@ def test_only_what_was_typed_is_parsed_and_it_survives_json():
         "amp": "off",
     }
     assert from_json(json.loads(json.dumps(to_json(given)))) == given
-    everything = dataclasses.asdict(Config())
+    everything = dataclasses.asdict(TrainConfig()) | dataclasses.asdict(RunOptions())
     assert from_json(json.loads(json.dumps(to_json(everything)))) == everything
+
+
+def test_json_of_an_older_version_is_read():
+    assert from_json({"snapshot_steps": 3}) == {"checkpoint_steps": 3}
 
 
 def test_json_with_an_option_of_another_version_is_refused_by_name():
@@ -195,14 +230,14 @@ def test_json_with_an_option_of_another_version_is_refused_by_name():
 
 
 def test_the_data_directory_comes_from_the_environment_unless_typed(monkeypatch):
-    assert resolve(parse([])).data_dir == Path("data")
+    assert parse([]).run.data_dir == Path("data")
     monkeypatch.setenv("DISTMNIST_DATA", "elsewhere")
-    assert resolve(parse([])).data_dir == Path("elsewhere")
-    assert resolve(parse(["--data-dir", "here"])).data_dir == Path("here")
+    assert parse([]).run.data_dir == Path("elsewhere")
+    assert parse(["--data-dir", "here"]).run.data_dir == Path("here")
 
 
 def test_what_changes_the_weights_is_compared_and_what_does_not_is_left_free():
-    names = Config().result_options().keys()
+    names = TrainConfig().options().keys()
     changing = "epochs batch_size lr optimizer momentum weight_decay schedule grad_clip dropout activation val_fraction"
     changing += " augment label_smoothing fast"
     assert {*changing.split(), "seed", "max_steps", "amp", "data"} <= names
@@ -211,14 +246,14 @@ def test_what_changes_the_weights_is_compared_and_what_does_not_is_left_free():
 
 def test_every_choice_has_an_implementation():
     parameters = [torch.nn.Parameter(torch.ones(2))]
-    by_name = {field.name: field.metadata["choices"] for field in FIELDS}
+    by_name = {name: rules(field).choices for name, field in FIELDS.items()}
     assert by_name["activation"] == ACTIVATIONS
     for name in ACTIVATIONS:
         assert getattr(torch.nn.functional, name)(torch.zeros(3)).shape == (3,)
     for name in by_name["optimizer"]:
-        assert type(build_optimizer(parameters, Config(optimizer=name))).__name__.lower() == name
+        assert type(build_optimizer(parameters, TrainConfig(optimizer=name))).__name__.lower() == name
     for name in by_name["schedule"]:
-        assert 0 <= learning_rate(Config(schedule=name), 3, 10) <= Config().lr
+        assert 0 <= learning_rate(TrainConfig(schedule=name), 3, 10) <= TrainConfig().lr
 
 
 def test_options_are_parsed_without_importing_torch():

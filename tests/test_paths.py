@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distmnist import commandline, train
-from distmnist.config import Config, from_json
+from distmnist.config import RunOptions, from_json
 from distmnist.doctor import __main__ as doctor
 from distmnist.errors import UsageError
 from distmnist.report import __main__ as report
@@ -47,7 +47,7 @@ def test_an_empty_path_is_refused_by_the_name_of_its_option(monkeypatch, tmp_pat
 
 def test_an_empty_path_from_python_or_json_is_refused_too():
     with pytest.raises(UsageError, match="--output is an empty path"):
-        Config(output="")
+        RunOptions(output="")
     with pytest.raises(UsageError, match="--data-dir is an empty path"):
         from_json({"data_dir": ""})
 
@@ -57,9 +57,9 @@ def test_a_tilde_is_the_home_directory_for_every_command(monkeypatch, tmp_path):
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     run = tmp_path / "r"
     options = ["--output=~/r", "--data-dir=~/r"]
-    given = commandline.parse(options)
-    assert given["output"] == given["data_dir"] == run
-    assert doctor.parse(options)[0].output == study.parse(options)[0].output == sweep.parse(options).output == run
+    given = commandline.parse(options).run
+    assert given.output == given.data_dir == run
+    assert doctor.parse(options)[0].run.output == study.parse(options)[0].output == sweep.parse(options).output == run
     assert sweep.parse(options).given["data_dir"] == study.parse(options)[1]["data_dir"] == run
     given = report.parse(["~/r", *options])
     assert given.runs == [run] and given.output == given.data_dir == run
@@ -67,9 +67,9 @@ def test_a_tilde_is_the_home_directory_for_every_command(monkeypatch, tmp_path):
     assert given.path == given.output == given.data_dir == export.parse(["--verify=~/r"]).verify == run
     given = predict.parse(["~/r", "~/r", "-"])
     assert given.model == str(run) and given.images == [str(run), "-"]
-    assert Config(output="~/r").output == run
+    assert RunOptions(output="~/r").output == run
     monkeypatch.setenv("DISTMNIST_DATA", "~/r")
-    assert Config().data_dir == run
+    assert RunOptions().data_dir == run
 
 
 def test_what_only_looks_like_a_home_directory_stays_a_name():

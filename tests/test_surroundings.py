@@ -20,7 +20,7 @@ from distmnist.report import __main__ as report
 from distmnist.runs import pool
 from distmnist.study import __main__ as study
 from distmnist.sweep import __main__ as sweep
-from distmnist.training.requests import Signals, Wish
+from distmnist.training.requests import Request, Signals
 from export import __main__ as export
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +83,7 @@ def test_a_profile_of_a_training_is_written(tmp_path):
     done = python(tmp_path, "-m", "cProfile", "-o", "profile", "-m", "distmnist.train", *options)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     functions = {function for _, _, function in pstats.Stats(str(tmp_path / "profile")).stats}
-    assert "_run_epoch" in functions and (tmp_path / "a/summary.json").exists()
+    assert "run_epoch" in functions and (tmp_path / "a/summary.json").exists()
 
 
 def test_a_program_that_calls_runpy_goes_on_after_a_training(tmp_path):
@@ -116,7 +116,7 @@ def test_outside_the_main_thread_signals_are_left_to_the_program():
     thread = threading.Thread(target=enter)
     thread.start()
     thread.join(10)
-    assert wishes == [(Wish.NOTHING, None, before)]
+    assert wishes == [(Request.NOTHING, None, before)]
 
 
 # Launchers
@@ -163,7 +163,7 @@ def test_a_run_of_a_study_does_not_take_itself_for_one_of_several_tasks(monkeypa
         monkeypatch.setenv(name, value)
     given = {"data": "sample", "model": "mlp", "max_steps": 1, "amp": "off"}
     member = pool.Member(tmp_path / "run", given)
-    [(ended, error)] = pool.run([member], pool.Jobs(1, 1), lambda: Wish.NOTHING)
+    [(ended, error)] = pool.run([member], pool.Jobs(1, 1), lambda: Request.NOTHING)
     assert (ended, error) == (member, None)
 
 
@@ -206,11 +206,11 @@ def test_a_hangup_that_is_ignored_stays_ignored(hangup_handler):
     with Signals() as wishes:
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         os.kill(os.getpid(), signal.SIGHUP)
-        assert wishes() == Wish.NOTHING
+        assert wishes() == Request.NOTHING
     hangup_handler(signal.SIG_DFL)
     with Signals() as wishes:
         os.kill(os.getpid(), signal.SIGHUP)
-        assert wishes() & Wish.STOP and wishes.fatal == signal.SIGHUP
+        assert wishes() & Request.STOP and wishes.fatal == signal.SIGHUP
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
 
 

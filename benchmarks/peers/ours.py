@@ -3,7 +3,7 @@
 import time
 
 from benchmarks.peers.case import LR, Case, Run, cut
-from distmnist.config import Config
+from distmnist.config import Job, resolve
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.data.loader import load
 from distmnist.data.sampler import GlobalBatchSampler
@@ -12,17 +12,17 @@ from distmnist.runs.job import set_up_machine
 from distmnist.training.trainer import fit
 
 
-def config_of(case: Case, fast: str) -> Config:
-    how = {"amp": case.amp, "threads": case.threads, "fast": fast}
-    return Config(model=case.net, epochs=1, batch_size=case.batch, lr=LR, seed=case.seed, **how)
+def job_of(case: Case, fast: str) -> Job:
+    how = {"model": case.net, "epochs": 1, "batch_size": case.batch, "lr": LR, "seed": case.seed}
+    return resolve({**how, "amp": case.amp, "threads": case.threads, "fast": fast})
 
 
 def prepare(case: Case, digits: Digits, world: World, fast: str = "auto") -> Run:
     """The evaluation that belongs to a fit is cut down to one digit a rank; it is inside the time that is measured."""
-    config = config_of(case, fast)
-    set_up_machine(world, config)
+    job = job_of(case, fast)
+    set_up_machine(world, job)
     data = Dataset("mnist", "in memory", digits, cut(digits, world.size)).to(world.device)
-    return lambda: fit(config, world, data).state
+    return lambda: fit(job.common, data, world=world).state
 
 
 def loader_seconds(case: Case, digits: Digits) -> float:

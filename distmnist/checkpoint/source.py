@@ -1,20 +1,25 @@
-"""Finds the snapshots of a run, believes nothing in them, and rebuilds the trained nets."""
+"""Finds the checkpoints of a run, validates them, and rebuilds the trained nets."""
 
 import dataclasses
-import json
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from distmnist.checkpoint import storage
+from distmnist.checkpoint.record import Checkpoint, Json, ModelResult
 from distmnist.config import ACTIVATIONS
+from distmnist.data.datasets import DatasetFacts
 from distmnist.errors import UsageError
 from distmnist.models.published import MODELS, build_model
 
 MAX_BYTES = 512 * 2**20
-"""Of a snapshot, on disk and unpacked: a hundred times what the larger net with its optimizer takes."""
+"""Of a checkpoint, on disk and unpacked: a hundred times what the larger net with its optimizer takes."""
+
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,42 +33,42 @@ class Trained:
     name: str
     net: nn.Module
     weights_sha256: str
-    options: dict[str, Any]
-    dataset: dict[str, Any]
-    result: dict[str, Any] | None
+    options: dict[str, Json]
+    dataset: DatasetFacts
+    result: ModelResult | None
     written: str | None = None
-    """When the snapshot was written, UTC; None where it does not say, as `versions`."""
+    """When the checkpoint was written, UTC; None where it does not say, as `versions`."""
     versions: dict[str, str] | None = None
 
 
 def load(path: Path) -> tuple[list[Trained], list[str]]:
-    """The nets of a run's directory in the order of MODELS, or that of one snapshot; and warnings.
+    """The nets of a run's directory in the order of MODELS, or that of one checkpoint; and warnings.
 
     Raises UsageError, one line: nothing there, damaged, hostile, or of a net that this distmnist does not have.
     """
     if path.is_file():
         check_size(path)
-        return [from_snapshot(read(storage.load, path), path)], []
+        return [from_checkpoint(read(storage.load, path), path)], []
     if not path.is_dir():
-        raise UsageError(f"{path} does not exist; name a run's directory or a snapshot (.pt)")
-    folders = [path] if holds_snapshot(path) else [f for f in sorted(path.iterdir()) if holds_snapshot(f)]
+        raise UsageError(f"{path} does not exist; name a run's directory or a checkpoint (.pt)")
+    folders = [path] if holds_checkpoint(path) else [f for f in sorted(path.iterdir()) if holds_checkpoint(f)]
     if not folders:
-        raise UsageError(f"{path} holds no snapshot (<model>/{storage.LAST}); train one with distmnist.train")
+        raise UsageError(f"{path} holds no checkpoint (<model>/{storage.LAST}); train one with distmnist.train")
     nets, warnings = {}, []
     for folder in folders:
         for name in (storage.LAST, storage.PREVIOUS):
             check_size(folder / name)
-        snapshot, trouble = read(storage.load_newest, folder)
+        checkpoint, trouble = read(storage.load_newest, folder)
         if trouble:
             warnings.append(f"{trouble}; taking the one before it")
-        trained = from_snapshot(snapshot, folder)
+        trained = from_checkpoint(checkpoint, folder)
         if trained.name in nets:
-            raise UsageError(f"{path} holds {trained.name} twice; name one of its snapshots")
+            raise UsageError(f"{path} holds {trained.name} twice; name one of its checkpoints")
         nets[trained.name] = trained
     return [nets[name] for name in MODELS if name in nets], warnings
 
 
-def holds_snapshot(folder: Path) -> bool:
+def holds_checkpoint(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (storage.LAST, storage.PREVIOUS))
 
 
@@ -80,43 +85,32 @@ def check_size(path: Path) -> None:
             # No archive, or one of a later ZIP version: checkpoint reads it next, and refuses it in its own words.
             return
     if size > MAX_BYTES:
-        raise UsageError(f"{path} is too large for a snapshot: {size:,} bytes, the limit is {MAX_BYTES:,}")
+        raise UsageError(f"{path} is too large for a checkpoint: {size:,} bytes, the limit is {MAX_BYTES:,}")
 
 
-def read(how: Any, path: Path) -> Any:
+def read(how: Callable[[Path], T], path: Path) -> T:
     """how(path). torch's unpickler meets a hostile file with whatever exception comes: all are one line here."""
     try:
         return how(path)
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"{path} is no snapshot that can be read: {type(error).__name__}") from error
+        raise UsageError(f"{path} is no checkpoint that can be read: {type(error).__name__}") from error
 
 
-def from_snapshot(snapshot: dict[str, Any], where: Path) -> Trained:
-    try:
-        options, result = dict(snapshot["config"]), snapshot["result"]
-        net = build(options["model"], options, where)
-        fill(net, snapshot["model"], where)
-        json.dumps(options)
-        dataset = {key: snapshot["dataset"][key] for key in ("name", "train", "test")}
-        digest = storage.weights_sha256(net.state_dict())
-        written, versions = snapshot.get("written"), snapshot.get("versions")
-        if not isinstance(written, str | None) or not isinstance(versions, dict | None):
-            raise TypeError("written or versions")
-        json.dumps(versions)
-        said = digest if result is None else result["weights_sha256"]
-        float(result["test_accuracy"] if result else 0), float(result["train_seconds"] if result else 0)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{where} is no snapshot of a net: {type(error).__name__} {error}") from error
-    if said != digest:
+def from_checkpoint(checkpoint: Checkpoint, where: Path) -> Trained:
+    """Raises UsageError if its weights are of no model here, or not those that its result is of."""
+    options, result = checkpoint.config, checkpoint.result
+    name = options.get("model")
+    net = build(name, options, where)
+    fill(net, checkpoint.model, where)
+    digest = storage.weights_sha256(net.state_dict())
+    if result and result.weights_sha256 != digest:
         raise UsageError(f"{where} contradicts itself: its weights are not those whose result it holds; train again")
-    return Trained(options["model"], net, digest, options, dataset, result, written, versions)
+    return Trained(name, net, digest, options, checkpoint.dataset, result, checkpoint.written, checkpoint.versions)
 
 
-def build(name: str, options: dict[str, Any], where: Path) -> nn.Module:
+def build(name: Json, options: Mapping[str, Json], where: Path) -> nn.Module:
     """The net `name` of MODELS, not yet with its weights. Raises UsageError: unknown net or options."""
     activation, dropout = options.get("activation", "relu"), options.get("dropout", 0.0)
     if name not in MODELS:
@@ -126,7 +120,7 @@ def build(name: str, options: dict[str, Any], where: Path) -> nn.Module:
     return build_model(name, activation=activation, dropout=float(dropout))
 
 
-def fill(net: nn.Module, state: dict[str, Any], where: Path) -> None:
+def fill(net: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
     """Gives the net its trained weights and readies it to be asked. UsageError: they do not fit, or are not finite."""
     try:
         net.load_state_dict(state)

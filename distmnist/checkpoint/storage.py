@@ -1,7 +1,7 @@
-"""Snapshots: complete, checked and atomic. A file is either whole or it is refused.
+"""The files of checkpoints: complete, checked and atomic. A file is either whole or it is refused.
 
-A snapshot is what `torch.save` writes, then a footer: a magic word and the SHA-256 of all before it. `torch.load`
-ignores the footer, so plain `torch.load(path, weights_only=True)` reads it too.
+A file is what `torch.save` writes, then a footer: a magic word and the SHA-256 of all before it. `torch.load` ignores
+the footer, so plain `torch.load(path, weights_only=True)` reads it too.
 """
 
 import hashlib
@@ -9,21 +9,21 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
+from distmnist.checkpoint.record import SCHEMA, Checkpoint, schema_of
 from distmnist.errors import UsageError
 
-VERSION = 1
 MAGIC = b"distmnist-sha256"
 FOOTER = len(MAGIC) + hashlib.sha256().digest_size
 LAST, PREVIOUS, DAMAGED = "last.pt", "prev.pt", "last.pt.damaged"
 
 
-class SnapshotError(UsageError):
-    """This file is no whole snapshot of a version that can be read."""
+class CheckpointError(UsageError):
+    """This file is no whole checkpoint of a schema that can be read."""
 
 
 def write_atomically(path: Path, content: bytes, old: Path | None = None) -> None:
@@ -56,57 +56,63 @@ def sync_directory(path: Path) -> None:
             os.close(descriptor)
 
 
-def to_bytes(snapshot: dict[str, Any]) -> bytes:
+def to_bytes(checkpoint: Checkpoint) -> bytes:
     buffer = io.BytesIO()
-    torch.save({"version": VERSION, **snapshot}, buffer)
+    torch.save(checkpoint.to_dict(), buffer)
     with buffer.getbuffer() as content:
         digest = hashlib.sha256(content).digest()
     buffer.write(MAGIC + digest)
     return buffer.getvalue()
 
 
-def from_bytes(content: bytes, name: str) -> dict[str, Any]:
-    """The snapshot in `content`; runs no code that is in it. SnapshotError: damaged, cut short, or another version."""
+def from_bytes(content: bytes, name: str) -> Checkpoint:
+    """The checkpoint in `content`; runs no code that is in it.
+
+    Raises CheckpointError for what is damaged, cut short, of another schema, or holds something else.
+    """
     body, footer = content[:-FOOTER], content[-FOOTER:]
     if not footer.startswith(MAGIC) or footer[len(MAGIC) :] != hashlib.sha256(body).digest():
-        raise SnapshotError(f"{name} is damaged or no snapshot of distmnist: its digest does not match")
+        raise CheckpointError(f"{name} is damaged or no checkpoint of distmnist: its digest does not match")
     try:
-        snapshot = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+        read = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile pickle can have the unpickler raise anything
-        raise SnapshotError(f"{name} is no snapshot that can be read without running code from it") from error
-    version = snapshot.get("version") if isinstance(snapshot, dict) else None
-    if version != VERSION:
-        raise SnapshotError(f"{name} is a snapshot of version {version}; this distmnist reads version {VERSION}")
-    return snapshot
+        raise CheckpointError(f"{name} is no checkpoint that can be read without running code from it") from error
+    schema = schema_of(read)
+    if type(schema) is not int or schema not in (1, SCHEMA):
+        raise CheckpointError(f"{name} is a checkpoint of schema {schema!r}; this distmnist reads 1 and {SCHEMA}")
+    try:
+        return Checkpoint.from_dict(read)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{name} is no checkpoint of distmnist: {error}") from error
 
 
-def save(folder: Path, snapshot: dict[str, Any]) -> None:
+def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Writes folder/last.pt; the one before becomes folder/prev.pt. OSError: the newest of them is whole.
 
     A last.pt that `load_newest` found damaged must be set aside first: `set_damaged_aside`.
     """
-    write_atomically(folder / LAST, to_bytes(snapshot), old=folder / PREVIOUS)
+    write_atomically(folder / LAST, to_bytes(checkpoint), old=folder / PREVIOUS)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The snapshot in `path`. SnapshotError: absent, unreadable, damaged, or another version."""
+def load(path: Path) -> Checkpoint:
+    """The checkpoint in `path`. CheckpointError: absent, or as `from_bytes`."""
     try:
         return from_bytes(path.read_bytes(), str(path))
     except OSError as error:
-        raise SnapshotError(f"{path} cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def load_newest(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """The newest whole snapshot in `folder`, None if it has none yet; and what is wrong with a newer one, if any.
+def load_newest(folder: Path) -> tuple[Checkpoint | None, str | None]:
+    """The newest whole checkpoint in `folder`, None if it has none yet; and what is wrong with a newer one, if any.
 
-    SnapshotError: there are snapshots and none of them is whole.
+    CheckpointError: there are checkpoints and none of them is whole.
     """
-    trouble: SnapshotError | None = None
+    trouble: CheckpointError | None = None
     for name in (LAST, PREVIOUS):
         if (folder / name).exists():
             try:
                 return load(folder / name), trouble and str(trouble)
-            except SnapshotError as error:
+            except CheckpointError as error:
                 trouble = trouble or error
     if trouble:
         raise trouble

@@ -56,6 +56,21 @@ class Digits:
 
 
 @dataclasses.dataclass(frozen=True)
+class DatasetFacts:
+    """What checkpoints and summaries say of a data set: its name, and how many images it has."""
+
+    name: str
+    train: int
+    test: int
+
+    def to_json(self) -> dict[str, str | int]:
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.train:,} + {self.test:,}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset:
     """name: "mnist" or "mnist-sample"; origin: where it came from, for people."""
 
@@ -67,9 +82,8 @@ class Dataset:
     def to(self, device: torch.device) -> "Dataset":
         return dataclasses.replace(self, train=self.train.to(device), test=self.test.to(device))
 
-    def describe(self) -> dict[str, str | int]:
-        """What summary.json and the snapshots say of it."""
-        return {"name": self.name, "train": len(self.train), "test": len(self.test)}
+    def describe(self) -> DatasetFacts:
+        return DatasetFacts(self.name, len(self.train), len(self.test))
 
 
 def option_of(name: str) -> str:
@@ -294,6 +308,16 @@ def load(name: str, directory: Path) -> Dataset:
         digits(arrays[f"{part}-images-idx3-ubyte"], arrays[f"{part}-labels-idx1-ubyte"]) for part in ("train", "t10k")
     )
     return Dataset("mnist", f"{folder}, digests verified", train, test)
+
+
+def load_dataset(name: str = "mnist", directory: str | Path = "data") -> Dataset:
+    """The data set `name`, a value of --data; MNIST is downloaded into `directory` if it is not there.
+
+    Raises UsageError if it is neither there nor to be had.
+    """
+    directory = Path(directory)
+    provide(name, directory, True, lambda _: None)
+    return load(name, directory)
 
 
 def load_or_sample(name: str, directory: Path, chosen: bool) -> Dataset:

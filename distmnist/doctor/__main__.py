@@ -7,23 +7,19 @@ Every line is ok, a warning or a problem with what to do about it. Exit codes: 0
 """
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from distmnist.commandline import RanksParser, add_options, answer, end
-from distmnist.config import Config, data_is_chosen
+from distmnist.config import Job, resolve
 from distmnist.distributed.launcher import refuse_separate_tasks
 
 OPTIONS = ("data", "data_dir", "output", "device", "amp", "threads", "timeout")
-"""Fields of `Config` that the doctor takes: give those that the training will be given."""
+"""Options of training that the doctor takes: give those that the training will be given."""
 
 
-def parse(arguments: Sequence[str] | None = None) -> tuple[Config, dict[str, Any]]:
-    """The command line -> the training's options, and the doctor's own. Raises UsageError; `--help` exits.
-
-    The doctor's own are `json`, `endpoint`, and `chosen`: whether the data were, see `data_is_chosen`.
-    """
+def parse(arguments: Sequence[str] | None = None) -> tuple[Job, argparse.Namespace]:
+    """The command line -> the options of training, and the doctor's own. Raises UsageError; `--help` exits."""
     parser = RanksParser(
         prog="distmnist.doctor",
         usage="python -m distmnist.doctor [options]                          this machine\n"
@@ -39,10 +35,10 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Config, dict[str, Any
         default=None,
         help="without torchrun, where several hosts are to meet: does the name resolve, which interface, a free port?",
     )
-    add_options(parser, [field for field in dataclasses.fields(Config) if field.name in OPTIONS])
+    add_options(parser, OPTIONS)
     given = vars(parser.parse_args(arguments))
-    own = {name: given.pop(name) for name in ("json", "endpoint")}
-    return Config(**given), own | {"chosen": data_is_chosen(given)}
+    own = argparse.Namespace(**{name: given.pop(name) for name in ("json", "endpoint")})
+    return resolve(given), own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def work(arguments: Sequence[str] | None) -> int:
     refuse_separate_tasks()
-    config, own = parse(arguments)
+    job, own = parse(arguments)
     from distmnist.doctor import examination  # imports torch: 2 s that --help and a mistyped option need not take
 
-    return examination.run(config, own["endpoint"], chosen=own["chosen"], as_json=own["json"])
+    return examination.run(job, own.endpoint, as_json=own.json)
 
 
 def command() -> NoReturn:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from distmnist.config import Config
+from distmnist.config import Job, data_is_chosen
 from distmnist.data import datasets
 from distmnist.distributed.world import World, choose_device
 from distmnist.doctor import network
@@ -20,7 +20,7 @@ from distmnist.training.precision import choose_amp
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 FREE_DISK = 1 << 30
-"""Bytes that a run should find free: the snapshots of both nets take 13 MB, MNIST 55 MB."""
+"""Bytes that a run should find free: the checkpoints of both nets take 13 MB, MNIST 55 MB."""
 
 FREE_SHM = 256 << 20
 """Bytes of shared memory that nccl should find free; containers are given 64 MiB (nccl's troubleshooting guide)."""
@@ -34,17 +34,15 @@ class Finding(NamedTuple):
     text: str
 
 
-def look_at_host(config: Config, endpoint: str | None, world: World, chosen: bool) -> list[Finding]:
-    """All findings of this host that need no other host; chosen: whether the data were, see `data_is_chosen`.
-
-    Leaves the choice of the device in `world`.
-    """
-    findings = [look_at_versions(), look_at_device(config.device, world)]
+def look_at_host(job: Job, endpoint: str | None, world: World) -> list[Finding]:
+    """All findings of this host that need no other host. Leaves the choice of the device in `world`."""
+    config, run = job.common, job.run
+    findings = [look_at_versions(), look_at_device(run.device, world)]
     findings += [
         look_at_precision(config.amp, world.device),
-        look_at_cores(config.threads, world),
-        look_at_data(config.data, config.data_dir, chosen),
-        look_at_disk(config.output or RUNS),
+        look_at_cores(run.threads, world),
+        look_at_data(config.data, run.data_dir, data_is_chosen(job.explicit)),
+        look_at_disk(run.output or RUNS),
         look_at_network(world),
     ]
     if world.device.type == "cuda" and world.local_size > 1:

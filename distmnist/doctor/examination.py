@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from distmnist import streams
-from distmnist.config import Config
+from distmnist.config import Job, TrainConfig
 from distmnist.distributed.failure import first_line, print_failure
 from distmnist.distributed.world import World, join
 from distmnist.doctor import checks, measurements, network
@@ -72,20 +72,17 @@ class Report:
             self.lost = lost
 
 
-def run(config: Config, endpoint: str | None, *, chosen: bool, as_json: bool) -> int:
-    """Examines, with the options that training would get; chosen: whether the data were, see `data_is_chosen`.
-
-    Returns the exit code; raises UsageError and RunError.
-    """
+def run(job: Job, endpoint: str | None, *, as_json: bool) -> int:
+    """Examines, with the options that training would get. Returns the exit code; raises UsageError and RunError."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
-    with join(config.timeout) as world:
+    with join(job.run.timeout) as world:
         report = Report(world, as_json)
-        if not look_at_hosts(report, world, config, endpoint, chosen):
+        if not look_at_hosts(report, world, job, endpoint):
             return world.announce(report.close())
-        config = measurements.steps_config(config, world)
+        config = measurements.steps_config(job.common, world)
         try:
-            amp, _ = set_up_machine(world, config)
+            amp, _ = set_up_machine(world, dataclasses.replace(job, configs=(config,)))
         except UsageError as error:
             report.add(Finding(PROBLEM, "processes", str(error)))
             return world.announce(report.close())
@@ -108,13 +105,13 @@ def trouble(error: Exception, world: World) -> str:
     return f"{backend} failed: {first_line(error)}; {advice}"
 
 
-def look_at_hosts(report: Report, world: World, config: Config, endpoint: str | None, chosen: bool) -> bool:
+def look_at_hosts(report: Report, world: World, job: Job, endpoint: str | None) -> bool:
     """Each host's own findings, and what they tell when laid side by side. Returns whether to go on, on all ranks."""
     if world.local_rank == 0:
-        findings = checks.look_at_host(config, endpoint if world.size == 1 else None, world, chosen)
+        findings = checks.look_at_host(job, endpoint if world.size == 1 else None, world)
     else:
         findings = []
-        checks.look_at_device(config.device, world)
+        checks.look_at_device(job.run.device, world)
     mine = {"host": socket.gethostname(), "versions": versions(), "findings": findings}
     everyone = world.collect(mine)
     for rank, theirs in enumerate(everyone):
@@ -127,7 +124,7 @@ def look_at_hosts(report: Report, world: World, config: Config, endpoint: str | 
                 report.add(Finding(PROBLEM, "versions", text), theirs["host"])
     if world.size > world.local_size:
         compare_clocks(report, world, everyone)
-        compare_folders(report, world, config.output, everyone)
+        compare_folders(report, world, job.run.output, everyone)
     return world.announce(report.count(PROBLEM) == 0)
 
 
@@ -153,11 +150,11 @@ def compare_folders(report: Report, world: World, output: Path | None, everyone:
     if world.is_main:
         mark.unlink(missing_ok=True)
     for host in sorted({theirs["host"] for theirs, sees in zip(everyone, seen, strict=True) if not sees}):
-        text = f"{mark.parent} is not rank 0's: a restart with rank 0 here finds no snapshot; share --output's folder"
+        text = f"{mark.parent} is not rank 0's: a restart with rank 0 here finds no checkpoint; share --output's folder"
         report.add(Finding(WARNING, "disk", text), host)
 
 
-def try_together(report: Report, world: World, config: Config) -> None:
+def try_together(report: Report, world: World, config: TrainConfig) -> None:
     """The process group, its all-reduces, and training steps: each rank's alone, then all together."""
     if world.size > 1:
         start = time.perf_counter()
@@ -220,7 +217,7 @@ def tell_rank(rank: int, about: dict[str, str], times: StepTimes, usual: float, 
     return Finding(OK, f"rank {rank}", text)
 
 
-def tell_together(together: StepTimes, alone: float, config: Config) -> Finding:
+def tell_together(together: StepTimes, alone: float, config: TrainConfig) -> Finding:
     """`alone`: the slowest rank's median, in seconds."""
     text = f"{together.median * 1e3:.1f} ms for a global batch of {config.batch_size}, {alone * 1e3:.1f} ms of it work"
     if together.median > 2 * alone:

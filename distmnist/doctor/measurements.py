@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import torch
 
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 from distmnist.data.datasets import Dataset, Digits, load_sample
 from distmnist.distributed.world import World
 from distmnist.models.published import MODELS
-from distmnist.training.requests import Wish
+from distmnist.training.callbacks import Callback
+from distmnist.training.progress import Progress
 from distmnist.training.trainer import fit
 
 WARM_UP, STEPS = 10, 40
@@ -68,7 +69,7 @@ def try_all_reduce(world: World, size: int) -> AllReduce:
     return AllReduce(size, seconds, 2 * (n - 1) / n * size / seconds, wrong)
 
 
-def try_steps(config: Config, world: World) -> StepTimes:
+def try_steps(config: TrainConfig, world: World) -> StepTimes:
     """Trains the cnn for some steps with the loop of every training, in the batches of `config`, and times them.
 
     With a world of one on every rank nobody waits for another, and the slow one shows; with the world of all, each
@@ -76,31 +77,23 @@ def try_steps(config: Config, world: World) -> StepTimes:
     """
     stamps: list[float] = []
 
-    def tick() -> Wish:
-        synchronize(world.device)
-        stamps.append(time.perf_counter())
-        return Wish.NOTHING
+    class Clock(Callback):
+        def on_step_end(self, progress: Progress) -> None:
+            synchronize(world.device)
+            stamps.append(time.perf_counter())
 
-    fit(config, world, digits(config.batch_size).to(world.device), wishes=tick)
+    fit(config, digits(config.batch_size), world=world, callbacks=[Clock()])
     seconds = [later - earlier for earlier, later in zip(stamps[WARM_UP:], stamps[WARM_UP + 1 :], strict=False)]
     return StepTimes(min(seconds), statistics.median(seconds), max(seconds))
 
 
-def steps_config(config: Config, world: World) -> Config:
+def steps_config(config: TrainConfig, world: World) -> TrainConfig:
     """`config` with as many steps of the cnn as a trial takes, in one epoch, of a batch that all ranks have part in."""
-    return Config(
-        model="cnn",
-        epochs=1,
-        max_steps=WARM_UP + STEPS + 1,
-        batch_size=max(config.batch_size, world.size),
-        device=config.device,
-        amp=config.amp,
-        threads=config.threads,
-        timeout=config.timeout,
-    )
+    batch_size = max(config.batch_size, world.size)
+    return TrainConfig(model="cnn", epochs=1, max_steps=WARM_UP + STEPS + 1, batch_size=batch_size, amp=config.amp)
 
 
-def share(config: Config, world: World) -> int:
+def share(config: TrainConfig, world: World) -> int:
     """The largest share of the global batch that a rank gets."""
     return math.ceil(config.batch_size / world.size)
 

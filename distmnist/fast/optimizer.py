@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 
 
 class FusedOptimizer(abc.ABC):
@@ -94,7 +94,7 @@ class FusedSGD(FusedOptimizer):
         torch._fused_sgd_(*tensors, lr=self.lr, is_first_step=False, **self.options)
 
 
-def build_fused_optimizer(parameters: Iterable[nn.Parameter], config: Config) -> FusedOptimizer:
+def build_fused_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> FusedOptimizer:
     match config.optimizer:
         case "adam":
             return FusedAdam(parameters, config.lr, config.weight_decay)

@@ -26,5 +26,5 @@ def fast_step(trainer: "Trainer", shards: list[Shard], count: int) -> None:
     stats = gradients.finish()
 
     trainer.optimizer.param_groups[0]["lr"] = trainer.learning_rate()
-    trainer.record.advance(precision.step(trainer.optimizer, trainer.parameters))
+    trainer.progress.advance(precision.step(trainer.optimizer, trainer.parameters))
     trainer.take_note(stats)

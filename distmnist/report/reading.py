@@ -196,9 +196,9 @@ def refuse_twins(runs: Sequence[Run]) -> None:
 
 def result_options() -> set[str]:
     """The names of the options that change the trained weights; the data apart, which are one set on a page."""
-    from distmnist.config import Config
+    from distmnist.config import TrainConfig
 
-    return {field.name for field in dataclasses.fields(Config) if field.metadata["result"]} - {"data"}
+    return {field.name for field in dataclasses.fields(TrainConfig)} - {"model", "data"}
 
 
 def find_digits(material: Material, data_dir: Path | None) -> Dataset:

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from distmnist.config import Config, option_flag, resolve
+from distmnist.config import Options, TrainConfig, option_flag, resolve_model
 from distmnist.runs.significance import LEVEL, Comparison, Interval, over_seeds
 
 CONFIRMED, REFUTED, SHARPENED, UNDECIDED = "confirmed", "refuted", "sharpened", "undecided"
@@ -67,9 +67,9 @@ def of_the_nets(comparison: Comparison) -> list[Claim]:
     ]
 
 
-def published(given: dict[str, Any], net: str, but: Collection[str] = ()) -> bool:
+def published(given: Options, net: str, but: Collection[str] = ()) -> bool:
     """Whether the options in force for `net` are the published ones, the defaults. Free: seed, precision, `but`."""
-    ours, theirs = resolve(given, net).result_options(), Config().result_options()
+    ours, theirs = resolve_model(given, net).options(), TrainConfig().options()
     return all(value == theirs[name] for name, value in ours.items() if name not in {"seed", "amp", *but})
 
 
@@ -82,7 +82,7 @@ def of_the_hyperparameters(net: str, trials: list[dict[str, Any]]) -> list[Claim
     centre = next((trial for trial in trials if published(trial["options"], net, ["val_fraction"])), None)
     claims = []
     for name, claim in FACTORS.items():
-        default = getattr(Config(), name)
+        default = getattr(TrainConfig(), name)
         others = [
             trial
             for trial in trials
@@ -112,7 +112,7 @@ def best_of(name: str, centre: dict[str, Any], others: list[dict[str, Any]]) -> 
         told.append(f"{text} in {time:.2f} times the time")
     seeds = len(centre["val_accuracy"]["values"])
     over = f"{seeds} random seeds" if seeds > 1 else "one random seed"
-    return judge_best(intervals), f"against {getattr(Config(), name)}, over {over}: {'; '.join(told)}"
+    return judge_best(intervals), f"against {getattr(TrainConfig(), name)}, over {over}: {'; '.join(told)}"
 
 
 def judge_best(intervals: Sequence[Interval]) -> str:

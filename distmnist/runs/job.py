@@ -4,14 +4,28 @@ import contextlib
 import dataclasses
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distmnist import __version__, plots
+from distmnist.checkpoint.record import Checkpoint, Epoch, ModelResult
 from distmnist.commandline import hint, quoted
-from distmnist.config import Config, data_is_chosen, from_json, option_flag, resolve, to_json
+from distmnist.config import (
+    Job,
+    Options,
+    RunOptions,
+    TrainConfig,
+    data_is_chosen,
+    from_json,
+    of_class,
+    option_flag,
+    resolve,
+    resolve_model,
+    to_json,
+)
 from distmnist.console import Log, Silence
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset
@@ -29,14 +43,13 @@ from distmnist.machine import (
 )
 from distmnist.models.published import MODELS, build_model
 from distmnist.runs import summary
+from distmnist.runs.callbacks import ConsoleOutput, RequestOnSignal, SaveCheckpoints, listed
 from distmnist.runs.rundir import Launch, RunDirectory, newer_than_latest, noted_data, versions
+from distmnist.training.callbacks import Callback
 from distmnist.training.parts import choose_parts
 from distmnist.training.precision import choose_amp
 from distmnist.training.requests import Signals
-from distmnist.training.trainer import Snapshot, fit
-
-Given = dict[str, Any]
-"""The options that were typed, by name: what is left is up to the recipe and the defaults."""
+from distmnist.training.trainer import fit
 
 DOWNLOAD_SECONDS = 3600.0
 """How long the other ranks wait while one downloads, or waits for another run that does: see `data.LOCK_SECONDS`."""
@@ -45,20 +58,21 @@ PLOTS_SECONDS = 600.0
 """How long the other ranks wait while rank 0 draws: on a fresh machine matplotlib first looks at every font."""
 
 
-def run(given: Given) -> int:
-    """Runs the job for the options that were typed. Returns the exit code; raises UsageError and RunError."""
+def run(asked: Job, callbacks: Sequence[Callback] = ()) -> int:
+    """Does what is asked; `callbacks` are called beside the command's own.
+
+    Returns the exit code; raises UsageError and RunError.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
-    with join(resolve(given).timeout) as world, contextlib.ExitStack() as stack:
+    with join(asked.run.timeout) as world, contextlib.ExitStack() as stack:
         log = Log() if world.is_main else Silence()
-        compare_options(world, given)
-        if resolve(given).print_fast:
-            return print_fast(world, log, given)
-        given, directory, snapshots = open_run(world, log, given, stack)
-        configs = {net: resolve(given, net) for net in nets(given)}
-        common = next(iter(configs.values()))
-        amp, why = set_up_machine(world, common)
-        dataset = find_digits(world, log, given, common, snapshots)
+        compare_options(world, asked)
+        if asked.run.print_fast:
+            return print_fast(world, log, asked)
+        job, directory, checkpoints = open_run(world, log, asked, stack)
+        amp, why = set_up_machine(world, job)
+        dataset = find_digits(world, log, job, checkpoints)
         world.connect()
 
         setting = {
@@ -68,34 +82,34 @@ def run(given: Given) -> int:
             "amp": amp,
             "threads": torch.get_num_threads(),
         }
-        taken = {"amp": amp, "data": datasets.option_of(dataset.name)}
-        configs = {net: dataclasses.replace(config, **taken) for net, config in configs.items()}
+        job = resolve({**job.explicit, "amp": amp, "data": datasets.option_of(dataset.name)})
         if directory:
-            config = describe_run({**given, **taken}, configs, dataset, launch(world))
-            directory.write_json("config.json", config)
+            directory.write_json("config.json", describe_run(job, dataset, launch(world)))
             if warning := directory.become_latest():
                 log.warn(warning)
-            for net, snapshot in snapshots.items():
-                directory.write_history(net, snapshot)
-            header(log, world, common, setting, why, dataset, directory)
+            for net, checkpoint in checkpoints.items():
+                directory.write_history(net, checkpoint)
+            header(log, world, job, setting, why, dataset, directory)
         signals = stack.enter_context(Signals())
-        figures, histories = {}, {}
-        for net, config in configs.items():
+        figures: dict[str, ModelResult] = {}
+        histories: dict[str, list[Epoch]] = {}
+        for config in job.configs:
+            net = config.model
+            own = [ConsoleOutput(log, checkpoints.get(net)), SaveCheckpoints(directory, net)] if directory else []
             result = fit(
                 config,
-                world,
                 dataset,
-                log,
-                snapshot=world.broadcast(snapshots.get(net)),
-                save=directory and directory.saver(net),
-                wishes=signals,
+                world=world,
+                callbacks=[RequestOnSignal(signals), *own, *callbacks],
+                checkpoint=world.broadcast(checkpoints.get(net)),
+                checkpoint_steps=job.run.checkpoint_steps,
             )
-            if result.figures is None:
+            if result.figures is None or result.evaluation is None:
                 break
             figures[net], histories[net] = result.figures, result.history
             if directory:
                 directory.write_predictions(net, result.evaluation.arrays())
-        finished = len(figures) == len(configs)
+        finished = len(figures) == len(job.configs)
         with world.agreement():  # nobody leaves before the run is complete on disk
             if directory:
                 directory.write_json("summary.json", summary.summarize(finished, dataset, setting, figures))
@@ -106,69 +120,67 @@ def run(given: Given) -> int:
         return 0 if finished else 128 + (signals.fatal or signal.SIGTERM)
 
 
-def print_fast(world: World, log: Log, given: Given) -> int:
+def print_fast(world: World, log: Log, job: Job) -> int:
     """Says of each net what its training replaces plain PyTorch with on these processes. Returns the exit code."""
-    configs = {net: resolve(given, net) for net in nets(given)}
-    amp, _ = set_up_machine(world, next(iter(configs.values())))
+    amp, _ = set_up_machine(world, job)
     world.connect()
-    for net, config in configs.items():
-        model = build_model(net, activation=config.activation, dropout=config.dropout).to(world.device)
+    for config in job.configs:
+        model = build_model(config.model, activation=config.activation, dropout=config.dropout).to(world.device)
         replacements = choose_parts(model, config, world, amp).replacements
-        log.say(f"{net}: {', '.join(replacements) or 'plain PyTorch'}")
+        log.say(f"{config.model}: {listed(replacements)}")
     return 0
 
 
-def nets(given: Given) -> list[str]:
-    """The nets that `--model` names. Raises UsageError for a name that is not in `MODELS`."""
-    name = resolve(given).model
-    if name == "all":
-        return list(MODELS)
-    if name not in MODELS:
-        raise UsageError(f"--model {name} is unknown; choose from all, {', '.join(MODELS)}")
-    return [name]
+def check_models(job: Job) -> None:
+    """Raises UsageError for a model that is not in `MODELS`."""
+    for config in job.configs:
+        if config.model not in MODELS:
+            raise UsageError(f"--model {config.model} is unknown; choose from all, {', '.join(MODELS)}")
 
 
-def compare_options(world: World, given: Given) -> None:
+def compare_options(world: World, job: Job) -> None:
     """Makes sure that all ranks were started alike. Raises UsageError on all of them; it names the one that differs."""
     with world.agreement() as statement:
-        options = resolve(given)
-        statement |= {"distmnist": __version__, "torch": torch.__version__, "--model": options.model}
-        statement |= {option_flag(name): value for name, value in options.result_options().items()}
-        nets(given)
-        if world.size > world.local_size and not options.output:
+        statement |= {"distmnist": __version__, "torch": torch.__version__, "--model": ", ".join(job.models)}
+        for name in job.common.options():
+            values = list(dict.fromkeys(getattr(config, name) for config in job.configs))
+            statement[option_flag(name)] = values[0] if len(values) == 1 else values  # a recipe may tell nets apart
+        check_models(job)
+        if world.size > world.local_size and not job.run.output:
             raise UsageError("--output must be named when there are several nodes; rank 0's node writes it")
 
 
 def open_run(
-    world: World, log: Log, given: Given, stack: contextlib.ExitStack
-) -> tuple[Given, RunDirectory | None, dict[str, Snapshot]]:
+    world: World, log: Log, asked: Job, stack: contextlib.ExitStack
+) -> tuple[Job, RunDirectory | None, dict[str, Checkpoint]]:
     """Rank 0 opens the run's directory: a new one, the one to resume, or that of the attempt which torchrun restarted.
 
-    Returns the options, which are the run's own under what was typed when it is resumed; the directory, on rank 0;
-    and the snapshots to go on from, on rank 0. What was typed here of this machine's own stays: nodes may differ in it.
+    Returns what is to be done, with the run's own options under what was typed when it is resumed; the directory, on
+    rank 0; and the checkpoints to go on from, on rank 0. What was typed here of this machine's own stays: nodes may
+    differ in it.
     """
-    own = {name: given[name] for name in ("data_dir", "threads") if name in given}
-    directory, snapshots = None, {}
+    own = {name: asked.explicit[name] for name in ("data_dir", "threads") if name in asked.explicit}
+    explicit, directory, checkpoints = asked.explicit, None, {}
     with world.agreement():
         if world.is_main:
-            options = resolve(given)
-            earlier = launch(world).earlier_attempt(options.output, lambda config: is_same_command(config, given))
+            output = asked.run.output
+            earlier = launch(world).earlier_attempt(output, lambda config: is_same_command(config, asked))
             # What an earlier attempt left behind needs a moment to die and let go of the lock.
-            directory = RunDirectory(earlier or options.output, patience=10.0 if earlier else 0.0)
+            directory = RunDirectory(earlier or output, patience=10.0 if earlier else 0.0)
             stack.callback(directory.release)
-            if options.resume and (newer := newer_than_latest(options.output)):
+            if asked.run.resume and output and (newer := newer_than_latest(output)):
                 raise UsageError(
-                    f"--resume: {options.output} is a directory, not a link to the newest run, which is {newer};"
-                    f" name that with --output, or rename {options.output} to resume it"
+                    f"--resume: {output} is a directory, not a link to the newest run, which is {newer};"
+                    f" name that with --output, or rename {output} to resume it"
                 )
-            if options.resume or earlier:
-                given, snapshots = resume(directory, given, log)
+            if asked.run.resume or earlier:
+                explicit, checkpoints = resume(directory, asked, log)
             elif directory.holds_run():
                 raise UsageError(
                     f"--output {directory.path} holds a run; add --resume to continue it,"
                     " or choose a different directory"
                 )
-    return from_json(world.announce(to_json(given))) | own, directory, snapshots
+    return resolve(from_json(world.announce(to_json(explicit))) | own), directory, checkpoints
 
 
 def launch(world: World) -> Launch:
@@ -176,52 +188,54 @@ def launch(world: World) -> Launch:
     return Launch(run_id, frozenset(world.agents), world.attempt, this_process())
 
 
-def is_same_command(config: dict[str, Any], given: Given) -> bool:
-    """Whether a config.json is of a run that was started with the options `given`, those of this machine apart."""
-    if given.get("resume"):
+def is_same_command(config: dict[str, Any], asked: Job) -> bool:
+    """Whether a config.json is of a run that was started with the same options, those of this machine apart."""
+    if asked.run.resume:
         return True
-    before = from_json(config["given"])
-    names = {*Config().result_options(), "model", "recipe"} - {"amp"} - ({"data"} - given.keys())  # noted as found
-    return all(before.get(name) == given.get(name) for name in names)
+    before, now = from_json(config["given"]), asked.explicit
+    names = {*of_class(TrainConfig, before | now), "recipe"} - {"amp"} - ({"data"} - now.keys())  # noted as found
+    return all(before.get(name) == now.get(name) for name in names)
 
 
-def resume(directory: RunDirectory, given: Given, log: Log) -> tuple[Given, dict[str, Snapshot]]:
-    """The run's own options under what was typed now, and its snapshots.
+def resume(directory: RunDirectory, asked: Job, log: Log) -> tuple[Options, dict[str, Checkpoint]]:
+    """The run's own options under what was typed now, and its checkpoints.
 
     Raises UsageError if what was typed would change the result: only the length of a run may change.
     """
     config = directory.read_config()
     before, in_force = options_of(config, directory.path / "config.json")
-    asked = {name: value for name, value in given.items() if (name, value) != ("amp", "auto")}
-    merged = {**before, **asked}
+    typed = {name: value for name, value in asked.explicit.items() if (name, value) != ("amp", "auto")}
+    merged = {**before.explicit, **typed}
     if "data_dir" not in merged and not os.environ.get("DISTMNIST_DATA"):
         places = [place for place in noted_data(directory.path) if datasets.find(place)]
         merged |= {"data_dir": places[0]} if places else {}
-    snapshots = {}
-    for net in nets(merged):
-        old = in_force.get(net) or resolve(before, net)  # a recipe may have changed since
-        new = resolve(merged, net)
+    checkpoints = {}
+    job = resolve(merged)
+    check_models(job)
+    for new in job.configs:
+        net = new.model
+        old = in_force.get(net) or resolve_model(before.explicit, net)  # a recipe may have changed since
         extended = new.epochs > old.epochs and new.schedule == "constant"
-        for name, value in new.result_options().items():
-            was = getattr(old, name)
-            if value != was and name != "max_steps" and not (name == "epochs" and extended):
+        was = old.options()
+        for name, value in new.options().items():
+            if value != was[name] and name != "max_steps" and not (name == "epochs" and extended):
                 raise UsageError(
-                    f"--resume with {option_flag(name)} {value}: the run in {directory.path} has {was}; keep it"
+                    f"--resume with {option_flag(name)} {value}: the run in {directory.path} has {was[name]}; keep it"
                 )
-        snapshot, trouble = directory.load(net)
+        checkpoint, trouble = directory.load(net)
         if trouble:
             log.warn(f"{trouble}; resuming from the checkpoint before it")
-        if snapshot:
-            position = snapshot["train"]["position"]
+        if checkpoint:
+            position = checkpoint.progress.global_step
             if new.max_steps and new.max_steps < position:
                 raise UsageError(f"--max-steps {new.max_steps}: {net} has had {position} steps; name as many, or more")
             log.say(f"going on with {net} after step {position:,}")
-            snapshots[net] = snapshot
-    return merged, snapshots
+            checkpoints[net] = checkpoint
+    return merged, checkpoints
 
 
-def options_of(config: dict[str, Any], path: Path) -> tuple[Given, dict[str, Config]]:
-    """The options that were typed for the run whose config.json is `path`, and those in force for each net.
+def options_of(config: dict[str, Any], path: Path) -> tuple[Job, dict[str, TrainConfig]]:
+    """What was asked of the run whose config.json is `path`, and the options in force for each of its nets.
 
     Raises UsageError for values that no option may have: people edit the file.
     """
@@ -229,22 +243,28 @@ def options_of(config: dict[str, Any], path: Path) -> tuple[Given, dict[str, Con
         before = from_json(config["given"])
         if "data" not in before and isinstance(config.get("dataset"), dict):  # written before there was --data
             before["data"] = datasets.option_of(config["dataset"].get("name"))
-        resolve(before)
+        asked = resolve(before)
         own = {"data": before["data"]} if "data" in before else {}
-        in_force = {net: Config(**own | from_json(options)) for net, options in config["options"].items() if options}
+        in_force = {}
+        for net, options in config["options"].items():
+            values = own | from_json(options)
+            RunOptions(**of_class(RunOptions, values) | {"resume": False})
+            if options:
+                in_force[net] = TrainConfig(**of_class(TrainConfig, values))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    return before, in_force
+    return asked, in_force
 
 
-def set_up_machine(world: World, config: Config) -> tuple[str, str]:
+def set_up_machine(world: World, job: Job) -> tuple[str, str]:
     """Chooses the device and the threads. Returns the kind of mixed precision, and why in words."""
+    config = job.common
     with world.agreement() as statement:
         if config.batch_size < world.size:
             raise UsageError(
                 f"--batch-size {config.batch_size} is smaller than the {world.size} processes; use {world.size} or more"
             )
-        virtual, threads = config.virtual_ranks, config.threads
+        virtual, threads = config.virtual_ranks, job.run.threads
         if virtual and virtual % world.size:
             raise UsageError(
                 f"--virtual-ranks {virtual} cannot be shared out over {world.size} processes; start 1, 2, 4 ...,"
@@ -254,7 +274,7 @@ def set_up_machine(world: World, config: Config) -> tuple[str, str]:
             raise UsageError(
                 f"--threads {threads} with --virtual-ranks: its bits are the same only with 1; leave it out"
             )
-        world.device = choose_device(config.device, world)
+        world.device = choose_device(job.run.device, world)
         torch.set_num_threads(1 if virtual else threads or default_threads(world.local_size))
         if virtual:
             be_deterministic()
@@ -268,55 +288,50 @@ def set_up_machine(world: World, config: Config) -> tuple[str, str]:
     return amp, why
 
 
-def find_digits(world: World, log: Log, given: Given, config: Config, snapshots: dict[str, Snapshot]) -> Dataset:
+def find_digits(world: World, log: Log, job: Job, checkpoints: dict[str, Checkpoint]) -> Dataset:
     """The digits, on this rank's device. One process of each machine downloads them if need be."""
-    reason, chosen = None, data_is_chosen(given)
+    reason, chosen = None, data_is_chosen(job.explicit)
+    name, directory = job.common.data, job.run.data_dir
     with world.agreement():
         if world.local_rank == 0:
             with world.heartbeat.busy("downloading the data set", DOWNLOAD_SECONDS):
-                reason = datasets.provide(config.data, config.data_dir, chosen, log.say)
+                reason = datasets.provide(name, directory, chosen, log.say)
     with world.agreement() as statement:
-        dataset = datasets.load_or_sample(config.data, config.data_dir, chosen)
+        dataset = datasets.load_or_sample(name, directory, chosen)
         statement["the data set"] = dataset.name
-        for net, snapshot in snapshots.items():
-            if snapshot["dataset"] != dataset.describe():
+        for net, checkpoint in checkpoints.items():
+            if checkpoint.dataset != dataset.describe():
                 raise UsageError(
-                    f"--resume: {net} was trained on other digits, {told(snapshot['dataset'])}, than are found now,"
-                    f" {told(dataset.describe())}; choose the right --data-dir"
+                    f"--resume: {net} was trained on other digits, {checkpoint.dataset}, than are found now,"
+                    f" {dataset.describe()}; choose the right --data-dir"
                 )
     if reason:
-        log.warn(datasets.substituted(config.data_dir, reason))
+        log.warn(datasets.substituted(directory, reason))
     return dataset.to(world.device)
 
 
-def told(dataset: dict[str, Any]) -> str:
-    return f"{dataset['name']} of {dataset['train']:,} + {dataset['test']:,}"
-
-
-def describe_run(given: Given, configs: dict[str, Config], dataset: Dataset, launch: Launch) -> dict[str, Any]:
+def describe_run(job: Job, dataset: Dataset, launch: Launch) -> dict[str, Any]:
     """config.json: what `--resume` starts from (`given`), and every option in force for each net.
 
     The data's directory is noted as an absolute path: the run may be resumed or exported from another directory.
     """
-    given = {name: value for name, value in given.items() if name not in ("resume", "output")}
-    options = {net: dataclasses.asdict(config) for net, config in configs.items()}
-    for noted in (given, *options.values()):
-        if "data_dir" in noted:
-            noted["data_dir"] = noted["data_dir"].absolute()
+    place = {"data_dir": job.run.data_dir.absolute()}
+    given = {name: value for name, value in job.explicit.items() if name not in ("resume", "output")}
+    run = dataclasses.asdict(job.run) | place
     return {
         "schema": 1,
         "distmnist": __version__,
-        "given": to_json(given),
-        "options": {net: to_json(values) for net, values in options.items()},
-        "dataset": dataset.describe(),
+        "given": to_json(given | (place if "data_dir" in given else {})),
+        "options": {config.model: to_json(dataclasses.asdict(config) | run) for config in job.configs},
+        "dataset": dataset.describe().to_json(),
         "launch": launch.to_json(),
     }
 
 
 def header(
-    log: Log, world: World, config: Config, setting: dict[str, Any], why: str, dataset: Dataset, directory: RunDirectory
+    log: Log, world: World, job: Job, setting: dict[str, Any], why: str, dataset: Dataset, directory: RunDirectory
 ) -> None:
-    threads = setting["threads"]
+    config, threads = job.common, setting["threads"]
     shares = sorted({config.batch_size // world.size, -(-config.batch_size // world.size)})
     log.say("  ".join(f"{name} {version}" for name, version in versions().items()))
     log.say(
@@ -325,21 +340,22 @@ def header(
     )
     log.say(
         f"global batch {config.batch_size}: {' or '.join(map(str, shares))} a process;"
-        f" recipe {config.recipe}, random seed {config.seed}"
+        f" recipe {job.run.recipe}, random seed {config.seed}"
     )
     log.say(f"data: {dataset.name}, {len(dataset.train):,} + {len(dataset.test):,} digits ({dataset.origin})")
     log.say(f"output: {directory.path}")
 
 
 def leave_plots(
-    log: Log, directory: RunDirectory, figures: dict[str, Any], histories: dict[str, list[dict[str, Any]]]
+    log: Log, directory: RunDirectory, figures: dict[str, ModelResult], histories: dict[str, list[Epoch]]
 ) -> None:
     """Writes plots/*.svg into the run where matplotlib is installed. What fails in it is warned of: the run stands."""
     if not plots.available():
         return
     try:
-        confusions = {net: figure["confusion"] for net, figure in figures.items()}
-        for name, content in plots.of_run(histories, confusions).items():
+        confusions = {net: figure.confusion for net, figure in figures.items()}
+        lines = {net: [epoch.to_json() for epoch in history] for net, history in histories.items()}
+        for name, content in plots.of_run(lines, confusions).items():
             directory.write(f"plots/{name}", content)
     except Exception as error:
         reason = " ".join(str(error).split()) or "no reason given"
@@ -348,7 +364,9 @@ def leave_plots(
         log.say(f"plots: {directory.path / 'plots'}")
 
 
-def footer(log: Log, dataset: Dataset, figures: dict[str, Any], finished: bool, directory: RunDirectory) -> None:
+def footer(
+    log: Log, dataset: Dataset, figures: dict[str, ModelResult], finished: bool, directory: RunDirectory
+) -> None:
     if figures:
         log.say()
         log.say(summary.table(dataset, figures))

@@ -19,21 +19,22 @@ from typing import IO, Any
 import torch
 
 from distmnist import train
-from distmnist.config import Config, data_is_chosen, option_flag, resolve, to_json
+from distmnist.config import Options, TrainConfig, data_is_chosen, option_flag, resolve, to_json
 from distmnist.console import Log
 from distmnist.data import datasets
+from distmnist.data.datasets import DatasetFacts
 from distmnist.distributed.launcher import VARIABLES
 from distmnist.errors import RunError, UsageError
 from distmnist.machine import die_with_parent, usable_cores
-from distmnist.runs.job import nets
+from distmnist.runs.job import check_models
 from distmnist.runs.rundir import RunDirectory, read_config
-from distmnist.training.requests import Wish
+from distmnist.training.requests import Request
 
 POLL = 0.05
 """Seconds between two looks at the processes."""
 
 PATIENCE = 30.0
-"""Seconds that a process that was asked to stop has for its snapshot: what torchrun grants."""
+"""Seconds that a process that was asked to stop has for its checkpoint: what torchrun grants."""
 
 
 MEANT_FOR_ALL = {*VARIABLES, "SLURM_STEP_NUM_TASKS"}
@@ -45,19 +46,20 @@ class Member:
     """One run: its directory and the options of distmnist.train, but --output, --resume and --threads."""
 
     path: Path
-    given: dict[str, Any]
+    given: Options
 
     def check(self) -> None:
         """Raises UsageError, naming the option, if the run in `path` has another result: it would be taken for ours.
 
         Of the data, see `check_digits`: those that were not chosen are not known yet.
         """
-        config = self.config()
-        for net in nets(self.given):
-            if not config or net not in config["options"]:
+        config, job = self.config(), resolve(self.given)
+        check_models(job)
+        for wanted in job.configs:
+            if not config or wanted.model not in config["options"]:
                 continue
-            before = Config().result_options() | config["options"][net]
-            for name, value in resolve(self.given, net).result_options().items():
+            before = TrainConfig().options() | config["options"][wanted.model]
+            for name, value in wanted.options().items():
                 if value != before[name] and name != "data" and (name, value) != ("amp", "auto"):
                     raise UsageError(
                         f"{option_flag(name)} {value}: the run in {self.path} has {before[name]};"
@@ -88,16 +90,16 @@ class Member:
         shape = {"status": str, "dataset": dict, "models": dict}
         if not isinstance(summary, dict) or not all(isinstance(summary.get(n), kind) for n, kind in shape.items()):
             raise UsageError(f"{path} is not of distmnist; move {self.path} away to train that run again")
-        finished = summary["status"] == "finished" and summary["models"].keys() >= set(nets(self.given))
+        finished = summary["status"] == "finished" and summary["models"].keys() >= set(resolve(self.given).models)
         return summary if finished else None
 
-    def check_digits(self, dataset: dict[str, Any]) -> None:
+    def check_digits(self, dataset: DatasetFacts) -> None:
         """Raises UsageError if the run in `path` is finished, on other digits."""
         summary = self.summary()
-        if summary and summary["dataset"] != dataset:
+        if summary and summary["dataset"] != dataset.to_json():
             raise UsageError(
                 f"{self.path} was trained on {summary['dataset'].get('name')}, but the data found are"
-                f" {dataset['name']}; choose the right --data and --data-dir, or a different --output"
+                f" {dataset.name}; choose the right --data and --data-dir, or a different --output"
             )
 
     def command(self, threads: int) -> list[str]:
@@ -129,7 +131,7 @@ def open_directory(path: Path) -> Iterator[RunDirectory]:
         directory.release()
 
 
-def find_digits(given: dict[str, Any], members: Sequence[Member], log: Log) -> tuple[dict[str, Any], dict[str, Any]]:
+def find_digits(given: Options, members: Sequence[Member], log: Log) -> tuple[Options, DatasetFacts]:
     """Downloads the digits if need be, before many runs do; members that were begun keep the data that they have.
 
     given: the options of training that were typed. Returns them with --data, so that every run takes the same, and
@@ -141,14 +143,15 @@ def find_digits(given: dict[str, Any], members: Sequence[Member], log: Log) -> t
     begun = next((name for member in members if (name := member.data())), None)
     if begun and not data_is_chosen(given):
         given = {**given, "data": begun}
-    config, chosen = resolve(given), data_is_chosen(given)
-    reason = datasets.provide(config.data, config.data_dir, chosen, log.say)
-    dataset = datasets.load_or_sample(config.data, config.data_dir, chosen).describe()
+    job, chosen = resolve(given), data_is_chosen(given)
+    name, directory = job.common.data, job.run.data_dir
+    reason = datasets.provide(name, directory, chosen, log.say)
+    dataset = datasets.load_or_sample(name, directory, chosen).describe()
     for member in members:
         member.check_digits(dataset)
     if reason:
-        log.warn(datasets.substituted(config.data_dir, reason))
-    return {**given, "data": datasets.option_of(dataset["name"])}, dataset
+        log.warn(datasets.substituted(directory, reason))
+    return {**given, "data": datasets.option_of(dataset.name)}, dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,10 +167,10 @@ class Jobs:
         return f"{self.number} at a time, {self.threads} thread{'s' if self.threads > 1 else ''} each{where}"
 
 
-def share_out(wish: int | None, threads: int | None, device: str, runs: int) -> Jobs:
+def share_out(asked: int | None, threads: int | None, device: str, runs: int) -> Jobs:
     """By default one run a GPU, else one a core: whole runs never wait for each other, as threads do."""
     gpus = () if device == "cpu" else visible_gpus()
-    number = min(wish or len(gpus) or usable_cores(), runs)
+    number = min(asked or len(gpus) or usable_cores(), runs)
     return Jobs(number, threads or max(1, usable_cores() // number), gpus)
 
 
@@ -201,16 +204,16 @@ class Running:
         return (UsageError if self.process.returncode == 2 else RunError)(f"{self.member.path}: {told}")
 
 
-def run(members: Iterable[Member], jobs: Jobs, wishes: Callable[[], Wish]) -> Generator[Outcome, None, None]:
+def run(members: Iterable[Member], jobs: Jobs, requests: Callable[[], Request]) -> Generator[Outcome, None, None]:
     """Yields each member once it is finished, with None, or once it has failed, with the error.
 
     A member that is finished already is not run, one that was begun goes on. The next one is drawn from `members` when
-    there is room for it, so what has been yielded may decide what comes. When `wishes` says to stop, and when the
-    generator is closed, those that run are asked to keep a snapshot and waited for; nothing more is yielded.
+    there is room for it, so what has been yielded may decide what comes. When `requests` says to stop, and when the
+    generator is closed, those that run are asked to keep a checkpoint and waited for; nothing more is yielded.
     """
     waiting, slots, running = iter(members), set(range(jobs.number)), []
     try:
-        while not wishes() & Wish.STOP:
+        while not requests() & Request.STOP:
             if slots and (member := next(waiting, None)):
                 member.check()
                 if member.summary():
@@ -252,7 +255,7 @@ def start(member: Member, slot: int, jobs: Jobs) -> Running:
 
 
 def stop(running: Sequence[Running]) -> None:
-    """Has the processes keep a snapshot and end; one that takes too long is killed, and goes on from the one before."""
+    """Has the processes keep a checkpoint and end; one that takes too long is killed, and keeps the one before."""
     for one in running:
         one.process.terminate()
     deadline = time.monotonic() + PATIENCE

@@ -1,7 +1,6 @@
 """The directory of a run: choosing it, keeping others out of it, and every file in it."""
 
 import dataclasses
-import functools
 import io
 import itertools
 import json
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from distmnist import __version__
 from distmnist.checkpoint import storage
+from distmnist.checkpoint.record import Checkpoint
 from distmnist.checkpoint.storage import write_atomically
 from distmnist.errors import RunError, UsageError
 
@@ -213,11 +213,8 @@ class RunDirectory:
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         self.write(name, (json.dumps(value, indent=2) + "\n").encode())
 
-    def saver(self, model: str) -> Callable[[dict[str, Any]], None]:
-        return functools.partial(self.save, model)
-
-    def save(self, model: str, snapshot: dict[str, Any]) -> None:
-        """Writes <model>/last.pt, then metrics.jsonl."""
+    def save(self, model: str, checkpoint: Checkpoint) -> None:
+        """Writes <model>/last.pt, then metrics.jsonl. Raises RunError: the disk is full, say."""
         folder = self.path / model
         try:
             folder.mkdir(exist_ok=True)
@@ -225,22 +222,22 @@ class RunDirectory:
                 storage.set_damaged_aside(folder)
                 self.damaged.remove(model)
             written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            storage.save(folder, {**snapshot, "written": written, "versions": versions()})
+            storage.save(folder, dataclasses.replace(checkpoint, written=written, versions=versions()))
         except OSError as error:
-            raise RunError(f"{folder} cannot be written: {error.strerror}; the snapshot before is whole") from error
-        self.write_history(model, snapshot)
+            raise RunError(f"{folder} cannot be written: {error.strerror}; the checkpoint before is whole") from error
+        self.write_history(model, checkpoint)
 
-    def write_history(self, model: str, snapshot: dict[str, Any]) -> None:
-        """Writes <model>/metrics.jsonl as the snapshot tells it; a run killed before may lack the last line."""
-        lines = [json.dumps(entry) + "\n" for entry in snapshot["train"]["history"]]
+    def write_history(self, model: str, checkpoint: Checkpoint) -> None:
+        """Writes <model>/metrics.jsonl as the checkpoint tells it; a run killed before may lack the last line."""
+        lines = [json.dumps(epoch.to_json()) + "\n" for epoch in checkpoint.progress.history]
         self.write(f"{model}/metrics.jsonl", "".join(lines).encode())
 
-    def load(self, model: str) -> tuple[dict[str, Any] | None, str | None]:
-        """The newest whole snapshot of <model> and what is wrong with a newer one: see `checkpoint.load_newest`."""
-        snapshot, trouble = storage.load_newest(self.path / model)
+    def load(self, model: str) -> tuple[Checkpoint | None, str | None]:
+        """The newest whole checkpoint of <model> and what is wrong with a newer one: see `storage.load_newest`."""
+        checkpoint, trouble = storage.load_newest(self.path / model)
         if trouble:
             self.damaged.add(model)
-        return snapshot, trouble
+        return checkpoint, trouble
 
     def write_predictions(self, model: str, arrays: dict[str, np.ndarray]) -> None:
         buffer = io.BytesIO()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from distmnist.checkpoint.record import ModelResult
 from distmnist.data.datasets import Dataset
 from distmnist.runs.rundir import versions
 
@@ -12,25 +13,27 @@ EXPECTED_ON_SAMPLE = "mlp about 92 %, cnn about 96 %"
 """With the defaults, over five random seeds: see the README."""
 
 
-def summarize(finished: bool, data: Dataset, setting: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+def summarize(
+    finished: bool, data: Dataset, setting: dict[str, Any], figures: dict[str, ModelResult]
+) -> dict[str, Any]:
     """summary.json, schema 1. `setting`: world_size, device, amp and the like; `figures`: net -> its figures."""
     return {
         "schema": 1,
         "status": "finished" if finished else "interrupted",
-        "dataset": data.describe(),
+        "dataset": data.describe().to_json(),
         **setting,
         "versions": versions(),
-        "models": figures,
+        "models": {net: figure.to_json() for net, figure in figures.items()},
     }
 
 
-def table(data: Dataset, figures: dict[str, Any]) -> str:
+def table(data: Dataset, figures: dict[str, ModelResult]) -> str:
     """The comparison. On the sample the published figures are left out: they are of another test."""
     comparable = data.name == "mnist"
     head = ["net", "accuracy", "test loss", "as published*", "parameters", "train time", "images/s"]
     rows = [head]
     for net, figure in figures.items():
-        accuracy, loss = f"{figure['test_accuracy']:.2%}", f"{figure['notebook_test_loss']:.4f}"
+        accuracy, loss = f"{figure.test_accuracy:.2%}", f"{figure.notebook_test_loss:.4f}"
         if comparable and net in PUBLISHED:
             accuracy += f" ({PUBLISHED[net][0]:.2%})"
             loss += f" ({PUBLISHED[net][1]:.4f})"
@@ -38,11 +41,11 @@ def table(data: Dataset, figures: dict[str, Any]) -> str:
             [
                 net,
                 accuracy,
-                f"{figure['test_loss']:.4f}",
+                f"{figure.test_loss:.4f}",
                 loss,
-                f"{figure['parameters']:,}",
-                f"{figure['train_seconds']:.1f} s",
-                f"{figure['images_per_second']:,.0f}",
+                f"{figure.parameters:,}",
+                f"{figure.train_seconds:.1f} s",
+                f"{figure.images_per_second:,.0f}",
             ]
         )
     lines = align(rows)

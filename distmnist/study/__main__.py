@@ -9,22 +9,22 @@ SIGINT, 143 SIGTERM.
 
 import argparse
 import contextlib
-import dataclasses
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from distmnist.commandline import Parser, add_options, answer, check_count, end, hint, several, to_path
-from distmnist.config import RECIPES, Config, resolve
+from distmnist.config import FIELDS, Options, resolve
 from distmnist.distributed.launcher import refuse_separate_tasks
 from distmnist.errors import UsageError
+from distmnist.recipes import RECIPES
 
 OWN = ("recipe", "output", "resume", "seed", "virtual_ranks", "timeout")
 """Options of training that a study sets itself, or that one process has no use for."""
 
 
-def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict[str, Any]]:
+def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, Options]:
     """The study's own options, and those of training that were typed. Raises UsageError; `--help` prints and exits."""
     parser = Parser(
         prog="distmnist.study",
@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
         metavar="DIR",
         help="where the study goes, or the one to go on with (default: runs/study)",
     )
-    add_options(parser, [field for field in dataclasses.fields(Config) if field.name not in OWN])
+    add_options(parser, [name for name in FIELDS if name not in OWN])
     given = vars(parser.parse_args(arguments))
     own = argparse.Namespace(**{name: given.pop(name) for name in ("repeats", "recipes", "seed", "jobs", "output")})
     check_count("--repeats", own.repeats)
@@ -83,7 +83,7 @@ def work(arguments: Sequence[str] | None) -> int:
     seeds = range(own.seed, own.seed + own.repeats)
     with pool.open_directory(own.output) as directory:
 
-        def members_of(given: dict[str, Any]) -> dict[tuple[str, int], pool.Member]:
+        def members_of(given: Options) -> dict[tuple[str, int], pool.Member]:
             return {
                 (recipe, seed): pool.Member(
                     directory.path / "runs" / f"{recipe}-seed{seed}", {**given, "recipe": recipe, "seed": seed}
@@ -94,11 +94,11 @@ def work(arguments: Sequence[str] | None) -> int:
 
         given, dataset = pool.find_digits(given, list(members_of(given).values()), log)
         members = members_of(given)
-        jobs = pool.share_out(own.jobs, given.get("threads"), resolve(given).device, len(members))
+        jobs = pool.share_out(own.jobs, given.get("threads"), resolve(given).run.device, len(members))
         findings = Findings(dataset, members, given, jobs)
         log.say(
             f"{len(own.recipes)} recipes x {own.repeats} random seeds, {jobs}; {findings.done} of {len(members)} runs"
-            f" are finished\ndata: {dataset['name']}\noutput: {directory.path}"
+            f" are finished\ndata: {dataset.name}\noutput: {directory.path}"
         )
         directory.write_json("study.json", findings.to_json())
         with Signals() as signals, contextlib.closing(pool.run(members.values(), jobs, signals)) as outcomes:

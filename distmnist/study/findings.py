@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from distmnist.config import resolve
+from distmnist.data.datasets import DatasetFacts
 from distmnist.errors import UsageError
 from distmnist.runs import claims
-from distmnist.runs.job import nets
 from distmnist.runs.pool import Jobs, Member
 from distmnist.runs.significance import LEVEL, Answers, Comparison, compare, spread, versions
 from distmnist.runs.summary import PUBLISHED, align
@@ -25,13 +26,13 @@ class Findings:
 
     def __init__(
         self,
-        dataset: dict[str, Any],
+        dataset: DatasetFacts,
         members: Mapping[tuple[str, int], Member],
         given: dict[str, Any],
         jobs: Jobs,
     ) -> None:
         self.dataset, self.members, self.given, self.jobs = dataset, members, given, jobs
-        self.nets = nets(given)
+        self.nets = resolve(given).models
         self.recipes = list(dict.fromkeys(recipe for recipe, _ in members))
         self.seeds = list(dict.fromkeys(seed for _, seed in members))
         summaries = {key: member.summary() for key, member in members.items()}
@@ -59,7 +60,7 @@ class Findings:
         return {
             "schema": 1,
             "status": "finished" if self.finished else "interrupted",
-            "dataset": self.dataset,
+            "dataset": self.dataset.to_json(),
             "repeats": len(self.seeds),
             "seeds": self.seeds,
             "versions": versions(),
@@ -122,7 +123,7 @@ class Findings:
                 )
 
     def _not_as_published(self) -> str | None:
-        if self.dataset["name"] != "mnist":
+        if self.dataset.name != "mnist":
             return "these digits are the sample, not MNIST"
         if not all(claims.published({**self.given, "recipe": "reference"}, net) for net in self.nets):
             return "an option that was typed departs from the published recipe"

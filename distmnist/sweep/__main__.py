@@ -8,17 +8,16 @@ with the rest. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 129 SIGHUP,
 """
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from distmnist.commandline import Parser, add_options, answer, check_count, end, to_path
-from distmnist.config import TRAINING, Config, option_flag, resolve
+from distmnist.config import FIELDS, TRAINING, Value, option_flag, resolve, rules
 from distmnist.distributed.launcher import refuse_separate_tasks
 from distmnist.errors import UsageError
 
-SPACE: dict[str, list[Any]] = {
+SPACE: dict[str, list[Value]] = {
     "lr": [3e-4, 1e-3, 3e-3],
     "batch_size": [32, 64, 128],
     "epochs": [3, 5, 10],
@@ -76,13 +75,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="where the sweep goes, or the one to go on with (default: runs/sweep)",
     )
-    fields = [field for field in dataclasses.fields(Config) if field.name not in OWN]
-    lists = {field.name for field in fields if field.metadata["group"] == TRAINING}
-    add_options(parser, fields, lists)
+    names = [name for name in FIELDS if name not in OWN]
+    lists = {name for name in names if rules(FIELDS[name]).group == TRAINING}
+    add_options(parser, names, lists)
     given = vars(parser.parse_args(arguments))
     typed = {name: given.pop(name) for name in list(given) if name in lists}
-    names = ("search", "trials", "repeats", "seed", "jobs", "output")
-    own = argparse.Namespace(**{name: given.pop(name) for name in names})
+    sweeps = ("search", "trials", "repeats", "seed", "jobs", "output")
+    own = argparse.Namespace(**{name: given.pop(name) for name in sweeps})
     own.given = given
     own.space = typed if any(len(values) > 1 for values in typed.values()) else {**SPACE, **typed}
     check(own)

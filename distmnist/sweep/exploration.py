@@ -30,12 +30,18 @@ def run(own: argparse.Namespace) -> int:
         known = [member for number, setting in enumerate(plan.known) for member in members(own, number, setting)]
         own.given, dataset = pool.find_digits(own.given, known, log)
         count = len(plan.known) if isinstance(plan, search.Listed) else min(own.trials, search.size(own.space))
-        jobs = pool.share_out(own.jobs, own.given.get("threads"), resolve(own.given).device, count * own.repeats)
-        facts = {"dataset": dataset, "search": own.search, "space": own.space, "val_fraction": held, "jobs": str(jobs)}
+        jobs = pool.share_out(own.jobs, own.given.get("threads"), resolve(own.given).run.device, count * own.repeats)
+        facts = {
+            "dataset": dataset.to_json(),
+            "search": own.search,
+            "space": own.space,
+            "val_fraction": held,
+            "jobs": str(jobs),
+        }
         trials = Trials(net, range(own.seed, own.seed + own.repeats), facts, plan.known)
         log.say(
             f"{net}: {own.search} search, {count} trials x {own.repeats} random seeds, {jobs}\n"
-            f"data: {dataset['name']}; {held:.0%} of the training digits are held out to choose by;"
+            f"data: {dataset.name}; {held:.0%} of the training digits are held out to choose by;"
             " nothing said of test digits is looked at before\n"
             f"output: {directory.path}"
         )
@@ -44,7 +50,7 @@ def run(own: argparse.Namespace) -> int:
             directory.write_json("sweep.json", trials.to_json())
 
         with Signals() as signals:
-            start = functools.partial(pool.run, jobs=jobs, wishes=signals)
+            start = functools.partial(pool.run, jobs=jobs, requests=signals)
             explore(own, plan, trials, start, save, log)
             if not signals.fatal:
                 try_winner(own, trials, start, log)
@@ -68,7 +74,7 @@ def members(own: argparse.Namespace, number: int, setting: Setting) -> list[Memb
 def explore(
     own: argparse.Namespace, plan: Search, trials: Trials, start: Start, save: Callable[[], None], log: Log
 ) -> None:
-    """Runs every trial that `plan` proposes, until one wishes to stop."""
+    """Runs every trial that `plan` proposes, until a stop is requested."""
 
     def proposals() -> Iterator[Member]:
         for number, setting in plan:

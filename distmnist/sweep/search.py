@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 from distmnist.errors import UsageError
 from distmnist.seeds import generator, seed_for
 
@@ -26,7 +26,8 @@ def size(space: Space) -> int:
 
 def centre(space: Space) -> Setting:
     """The published setting, as far as its values are listed; else the first value listed."""
-    return {name: default if (default := getattr(Config(), name)) in space[name] else space[name][0] for name in space}
+    published = TrainConfig().options()
+    return {name: published[name] if published[name] in values else values[0] for name, values in space.items()}
 
 
 def star(space: Space) -> list[Setting]:

@@ -1,7 +1,6 @@
 """Evaluates a net on digits; all that is said of it is computed from every digit's prediction and loss."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import torch
@@ -58,19 +57,10 @@ class Evaluation:
         cells = torch.bincount(self.labels * CLASSES + self.predictions, minlength=CLASSES * CLASSES)
         return cells.reshape(CLASSES, CLASSES)
 
-    def describe(self) -> dict[str, Any]:
-        """The figures of one net in summary.json."""
+    @property
+    def per_class_accuracy(self) -> list[float]:
         confusion = self.confusion
-        rows = confusion.sum(1).clamp(min=1)
-        return {
-            "test_accuracy": self.accuracy,
-            "test_loss": self.loss,
-            "notebook_test_loss": self.notebook_loss,
-            "correct": self.correct,
-            "count": self.count,
-            "per_class_accuracy": (confusion.diagonal() / rows).tolist(),
-            "confusion": confusion.tolist(),
-        }
+        return (confusion.diagonal() / confusion.sum(1).clamp(min=1)).tolist()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What predictions.npz holds: uint8, float32 and uint8, each [n]."""

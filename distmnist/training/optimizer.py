@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 
 WARM_UP = 0.2
 """Share of the updates over which onecycle climbs from a tenth of the peak to the peak."""
@@ -25,7 +25,7 @@ class Optimizer(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: Config) -> torch.optim.Optimizer:
+def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
     """torch.optim's, fused, on the parameters that are trained."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     common = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
@@ -40,7 +40,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: Config) -> torch
 
 
 def state_on_cpu(optimizer: Optimizer) -> dict[str, Any]:
-    """The optimizer's state dict with its tensors on the CPU, as a snapshot keeps it."""
+    """The optimizer's state dict with its tensors on the CPU, as a checkpoint keeps it."""
     saved = optimizer.state_dict()
     state = {
         number: {name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()}
@@ -49,7 +49,7 @@ def state_on_cpu(optimizer: Optimizer) -> dict[str, Any]:
     return {**saved, "state": state}
 
 
-def learning_rate(config: Config, update: int, total: int) -> float:
+def learning_rate(config: TrainConfig, update: int, total: int) -> float:
     """The rate of update number `update`, from 0, of a run of `total` updates."""
     match config.schedule:
         case "constant":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 from distmnist.data.loader import Shard
 from distmnist.distributed.world import World
 from distmnist.training.gradients import Gradients, build_gradients
@@ -29,7 +29,7 @@ class Parts:
     replacements: tuple[str, ...] = ()
 
 
-def choose_parts(model: nn.Module, config: Config, world: World, amp: str) -> Parts:
+def choose_parts(model: nn.Module, config: TrainConfig, world: World, amp: str) -> Parts:
     """The parts for `model`, which lies on `world.device`; all ranks call it alike. amp: "off", "bf16" or "fp16"."""
     if config.fast == "off" or not fast_is_there():
         net = model.to(memory_format=torch.channels_last)  # what tensor cores want, and oneDNN under autocast

@@ -8,22 +8,18 @@ from types import FrameType
 from typing import Self
 
 
-class Wish(enum.IntFlag):
+class Request(enum.IntFlag):
     """What a process asks of all of them."""
 
     NOTHING = 0
-    SNAPSHOT = 1
+    CHECKPOINT = 1
     STOP = 2
 
 
-def no_wish() -> Wish:
-    return Wish.NOTHING
-
-
 class Signals:
-    """While entered: SIGINT, SIGTERM and SIGHUP wish to stop, SIGUSR1 for a snapshot. Call it for the wish of now.
+    """While entered: SIGINT, SIGTERM and SIGHUP request a stop, SIGUSR1 a checkpoint. Call it for the request of now.
 
-    Outside the main thread, where Python allows no handlers, it never wishes for anything: signals are the program's
+    Outside the main thread, where Python allows no handlers, it never requests anything: signals are the program's
     that started the thread. A SIGHUP that is ignored stays so: nohup means the run to outlive its terminal.
     A second SIGINT raises KeyboardInterrupt as usual, if it comes a second or more after the first: under torchrun
     every Ctrl-C arrives twice, from the terminal and from torchrun.
@@ -32,17 +28,17 @@ class Signals:
     def __init__(self) -> None:
         self.fatal: signal.Signals | None = None
         self.arrived = 0.0
-        self.snapshot = False
+        self.checkpoint = False
 
-    def __call__(self) -> Wish:
-        wish = Wish.STOP if self.fatal else Wish.NOTHING
-        if self.snapshot:
-            self.snapshot = False
-            wish |= Wish.SNAPSHOT
-        return wish
+    def __call__(self) -> Request:
+        request = Request.STOP if self.fatal else Request.NOTHING
+        if self.checkpoint:
+            self.checkpoint = False
+            request |= Request.CHECKPOINT
+        return request
 
     def __enter__(self) -> Self:
-        self.before = {}
+        self.before: dict[signal.Signals, object] = {}
         if threading.current_thread() is not threading.main_thread():
             return self
         handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop}
@@ -64,4 +60,4 @@ class Signals:
             raise KeyboardInterrupt
 
     def _keep(self, _number: int, _: FrameType | None) -> None:
-        self.snapshot = True
+        self.checkpoint = True

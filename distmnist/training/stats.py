@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class StepStats(NamedTuple):
-    """Summed over the ranks: the loss (nats, over the global batch), requests to stop and requests for a snapshot."""
+    """Summed over the ranks: the loss (nats, over the global batch), requests to stop and for a checkpoint."""
 
     loss_sum: float
     stop: float
-    snapshot: float
+    checkpoint: float
 
 
 class StatsReader:

@@ -6,15 +6,15 @@ one-process fit can run inside any larger job.
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from distmnist.checkpoint.record import Checkpoint, Epoch, ModelResult
 from distmnist.checkpoint.storage import weights_sha256
-from distmnist.config import Config
-from distmnist.console import Log, Silence
+from distmnist.config import TrainConfig, to_json
 from distmnist.data.augmentation import draw_maps, warp
 from distmnist.data.datasets import Dataset, hold_out
 from distmnist.data.loader import Shard, load
@@ -23,52 +23,54 @@ from distmnist.distributed.world import World
 from distmnist.errors import RunError
 from distmnist.models.published import build_model
 from distmnist.seeds import seed_for
+from distmnist.training.callbacks import Callback
 from distmnist.training.evaluation import Evaluation, evaluate
 from distmnist.training.loss import loss_sums
 from distmnist.training.optimizer import learning_rate, state_on_cpu
 from distmnist.training.parts import choose_parts
 from distmnist.training.precision import Precision, choose_amp
-from distmnist.training.progress import Record
-from distmnist.training.requests import Wish, no_wish
+from distmnist.training.progress import Progress
+from distmnist.training.requests import Request
 from distmnist.training.stats import StatsReader, StepStats
-
-Snapshot = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a fit leaves. `figures`: the net's entry in summary.json; `evaluation`: every test digit's prediction.
+    """What a fit leaves. `figures`: the model's entry in summary.json; `evaluation`: every test image's prediction.
 
     Both are None when the fit was interrupted. `state`: the bare state dict, float32, on the CPU.
     """
 
     state: dict[str, Tensor]
-    history: list[dict[str, Any]]
-    figures: dict[str, Any] | None
+    history: list[Epoch]
+    figures: ModelResult | None
     evaluation: Evaluation | None
 
 
 def fit(
-    config: Config,
-    world: World,
+    config: TrainConfig,
     data: Dataset,
-    log: Log | None = None,
     *,
-    snapshot: Snapshot | None = None,
-    save: Callable[[Snapshot], None] | None = None,
-    wishes: Callable[[], Wish] = no_wish,
+    world: World | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: Checkpoint | None = None,
+    checkpoint_steps: int = 0,
 ) -> Result:
-    """Trains the net `config.model` on `data.train`, on from `snapshot` if given, and evaluates it on `data.test`.
+    """Trains `config.model` on `data.train`, on from `checkpoint` if given, and evaluates it on `data.test`.
 
-    All ranks call it alike, with the data on `world.device`. Rank 0 calls `save` after every epoch, every
-    `config.snapshot_steps`, and when a rank wished for it. `wishes` is asked before every step; all ranks act on what
-    any of them wished, after the same step. What `save` is given shares its tensors with the training: write it, or
-    copy it. Raises RunError on all ranks if the loss or a weight is no longer finite; no such state is saved.
+    All ranks of `world` call it alike; without one, this process trains alone, on the CPU. Callbacks are given
+    checkpoints after every epoch, every `checkpoint_steps`, when a rank requested one, and before a requested stop.
+    Raises RunError on all ranks if the loss or a weight is no longer finite; no callback is given such a state.
     """
-    trainer = Trainer(config, world, data, log or Silence(), save, wishes)
-    if snapshot:
-        trainer.restore(snapshot)
-    return trainer.run()
+    world = world or World()
+    trainer = Trainer(config, data.to(world.device), world, callbacks, checkpoint_steps)
+    if checkpoint:
+        trainer.restore(checkpoint)
+    try:
+        return trainer.run()
+    finally:
+        for callback in callbacks:
+            callback.on_fit_end()
 
 
 class Trainer:
@@ -76,16 +78,15 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
-        world: World,
+        config: TrainConfig,
         data: Dataset,
-        log: Log,
-        save: Callable[[Snapshot], None] | None,
-        wishes: Callable[[], Wish],
+        world: World,
+        callbacks: Sequence[Callback] = (),
+        checkpoint_steps: int = 0,
     ) -> None:
         amp, _ = choose_amp(config.amp, world.device)
         self.config = config = dataclasses.replace(config, amp=amp)
-        self.world, self.data, self.log, self.save, self.wishes = world, data, log, save, wishes
+        self.world, self.data, self.callbacks, self.checkpoint_steps = world, data, callbacks, checkpoint_steps
         self.train, self.held_out = data.train, None
         if config.val_fraction:
             self.train, self.held_out = hold_out(data.train, config.val_fraction)
@@ -98,7 +99,7 @@ class Trainer:
             seed=config.seed,
             parts=config.virtual_ranks,
         )
-        self.record = Record(config, self.sampler.plan)
+        self.progress = Progress(config, self.sampler.plan)
 
         model = build_model(config.model, activation=config.activation, dropout=config.dropout, seed=config.seed)
         self.model = model.to(world.device)
@@ -107,67 +108,72 @@ class Trainer:
         self.net, self.optimizer, self.gradients = self.parts.net, self.parts.optimizer, self.parts.gradients
         self.precision = Precision(amp, world.device, config.grad_clip)
         self.stats_reader, self.stats_read = StatsReader(world.device), 0
-        self.wish, self.requests = Wish.NOTHING, torch.zeros(2, device=world.device)
+        self.request, self.requests = Request.NOTHING, torch.zeros(2, device=world.device)
         self.maps: Tensor | None = None  # of the epoch: how each digit is seen
-        self.stopping = self.snapshot_wished = False
+        self.stopping = self.checkpoint_requested = False
         self.evaluation: Evaluation | None = None  # of the weights as they are
 
     def run(self) -> Result:
-        self._warm_up()
+        for callback in self.callbacks:
+            callback.on_fit_start(self.config, self.progress, self.parts.replacements)
+        self.warm_up()
         while not self.stopping:
-            if self.record.epoch_is_over() and not self.record.epoch_is_closed():
+            if self.progress.epoch_is_over() and not self.progress.epoch_is_closed():
                 self._finish_epoch()
-            if self.record.is_at_end():
+            if self.progress.is_at_end():
                 break
-            self._run_epoch()
+            self.run_epoch()
         if self.stopping:
             self._save()
-            return Result(self._state(), self.record.history, None, None)
+            return Result(self._state(), self.progress.history, None, None)
         if self.evaluation is None:  # restored at the very end
             self.evaluation = evaluate(self.net, self.data.test, self.world)
-        return Result(self._state(), self.record.history, self._figures(self.evaluation), self.evaluation)
+        return Result(self._state(), self.progress.history, self._figures(self.evaluation), self.evaluation)
 
-    def _run_epoch(self) -> None:
+    def run_epoch(self) -> None:
         """From where it is to the end of its epoch, to the target, or to the step at which all ranks stop."""
-        epoch, first = divmod(self.record.position, self.record.steps)
-        stop = min(self.record.steps, self.record.target - epoch * self.record.steps)
+        epoch, first, stop = self.progress.part_of_epoch()
         if first == 0:
-            self.record.start_epoch()
+            self.progress.start_epoch()
         self.evaluation = None
         self.sampler.set_epoch(epoch)
         self.net.train()
         batches = load(self.train, self.sampler.batches(first, self.world.device))
-        self.record.start_clock()
+        for callback in self.callbacks:
+            callback.on_epoch_start(self.progress)
+        self.progress.start_clock()
         if self.config.augment:
             maps = draw_maps(self.config.seed, epoch, len(self.train), self.config.augment)
             self.maps = maps.to(self.world.device)
-        with self.log.progress(f"{self.config.model} {epoch + 1}/{self.config.epochs}", stop, first) as bar:
-            for step, shards in zip(range(first, stop), batches, strict=False):
-                self.step(shards, self.sampler.plan.count(step))
-                bar.update()
-                if self.stopping:
-                    break
-                if self._snapshot_is_due():
-                    self._stop_clock()
-                    self._save()
-                    self.record.start_clock()
-            self._stop_clock()
+        for step, shards in zip(range(first, stop), batches, strict=False):
+            self.step(shards, self.sampler.plan.count(step))
+            if self.stopping:
+                break
+            if self._checkpoint_is_due():
+                self._stop_clock()
+                self._save()
+                self.progress.start_clock()
+        self._stop_clock()
 
     def _stop_clock(self) -> None:
         """Once the device has done what was begun."""
         self._read(self.stats_reader.drain())
-        self.record.stop_clock()
+        self.progress.stop_clock()
 
     def step(self, shards: list[Shard], count: int) -> None:
         """One optimizer step on a global batch of `count` images, of which `shards` are this rank's."""
-        wish = self.wishes()
-        if wish != self.wish:
-            self.wish = wish
-            self.requests.copy_(torch.tensor([bool(wish & Wish.STOP), bool(wish & Wish.SNAPSHOT)]))
+        request = Request.NOTHING
+        for callback in self.callbacks:
+            request |= callback.request()
+        if request != self.request:
+            self.request = request
+            self.requests.copy_(torch.tensor([bool(request & Request.STOP), bool(request & Request.CHECKPOINT)]))
         if self.parts.step:
             self.parts.step(self, shards, count)
         else:
             self.plain_step(shards, count)
+        for callback in self.callbacks:
+            callback.on_step_end(self.progress)
 
     def plain_step(self, shards: list[Shard], count: int) -> None:
         """The step in plain PyTorch; fast/step.py is the same with less around it.
@@ -190,7 +196,7 @@ class Trainer:
 
         self.optimizer.param_groups[0]["lr"] = self.learning_rate()
         updated = self.precision.step(self.optimizer, self.parameters)  # with fp16 the host waits for the device here
-        self.record.advance(updated)
+        self.progress.advance(updated)
         self.take_note(stats)  # here on the CPU; on CUDA once in 50 steps
 
     def augmented(self, shard: Shard) -> Tensor:
@@ -200,18 +206,18 @@ class Trainer:
     def seed_dropout(self, shard: Shard) -> None:
         """A shard draws the same numbers whichever rank holds it, and in a run that is resumed."""
         if self.config.dropout:
-            key = self.config.model, self.record.position, shard.part
+            key = self.config.model, self.progress.global_step, shard.part
             torch.manual_seed(seed_for(self.config.seed, "dropout", *key))
 
     def learning_rate(self) -> float:
         """Of the next update."""
-        return learning_rate(self.config, self.record.updates, self.record.total)
+        return learning_rate(self.config, self.progress.optimizer_steps, self.progress.total)
 
     def take_note(self, stats: Tensor) -> None:
         """Takes a step's StepStats, float [3], summed over the ranks, on the device."""
         self._read(self.stats_reader.put(stats))
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
         """With shards of no images: they have gradients, too, which come in the same order."""
         self.net.train()
         none = torch.empty(0, dtype=torch.int64, device=self.world.device)
@@ -223,73 +229,92 @@ class Trainer:
             self.stats_read += 1
             if not math.isfinite(stats.loss_sum):
                 self._fail(f"the loss is {stats.loss_sum}", self.stats_read)
-            self.record.loss_sum += stats.loss_sum
+            self.progress.loss_sum += stats.loss_sum
             self.stopping |= stats.stop > 0
-            self.snapshot_wished |= stats.snapshot > 0
+            self.checkpoint_requested |= stats.checkpoint > 0
 
-    def _snapshot_is_due(self) -> bool:
+    def _checkpoint_is_due(self) -> bool:
         """Not at the end of an epoch, where there is one anyway."""
-        every = self.config.snapshot_steps
-        due = self.snapshot_wished or (every > 0 and self.record.position % every == 0)
-        self.snapshot_wished = False
-        return due and not self.record.epoch_is_over()
+        every = self.checkpoint_steps
+        due = self.checkpoint_requested or (every > 0 and self.progress.global_step % every == 0)
+        self.checkpoint_requested = False
+        return due and not self.progress.epoch_is_over()
 
     def _finish_epoch(self) -> None:
         """Evaluates, adds the epoch to the history, saves."""
+        for callback in self.callbacks:
+            callback.on_evaluation_start(self.progress)
         self._compare_weights()
         for buffer in self.model.buffers():  # a batch norm's statistics are each rank's own since its last step
             self.world.broadcast_(buffer)
         self.evaluation = evaluate(self.net, self.data.test, self.world)
         if not math.isfinite(self.evaluation.loss):
-            self._fail(f"the test loss is {self.evaluation.loss}", self.record.position)
+            self._fail(f"the test loss is {self.evaluation.loss}", self.progress.global_step)
         validation = evaluate(self.net, self.held_out, self.world) if self.held_out else None
-        entry = self.record.close_epoch(self.optimizer.param_groups[0]["lr"], self.evaluation, validation)
-        self.log.epoch(self.config.model, self.config.epochs, entry)
+        epoch = self.progress.close_epoch(self.optimizer.param_groups[0]["lr"], self.evaluation, validation)
+        for callback in self.callbacks:
+            callback.on_epoch_end(epoch)
         self._save()
 
     def _compare_weights(self) -> None:
         """Raises RunError if the ranks' weights have drifted apart: a broken link or memory, or a bug."""
         digests = self.world.gather(int(weights_sha256(dict(self.model.named_parameters()))[:15], 16))
         if strangers := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
-            self._fail(f"the weights of rank {strangers[0]} differ from rank 0's", self.record.position)
+            self._fail(f"the weights of rank {strangers[0]} differ from rank 0's", self.progress.global_step)
 
     def _fail(self, what: str, position: int) -> NoReturn:
-        raise RunError(f"{what} ({self.config.model}, {self.record.place(position)}, --lr {self.config.lr:g})")
+        raise RunError(f"{what} ({self.config.model}, {self.progress.place(position)}, --lr {self.config.lr:g})")
 
     def _state(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
 
-    def _figures(self, evaluation: Evaluation) -> dict[str, Any]:
-        size = {"parameters": sum(p.numel() for p in self.parameters)}
-        return evaluation.describe() | size | self.record.figures() | {"weights_sha256": weights_sha256(self._state())}
-
-    def _save(self) -> None:
-        """Has rank 0 save a snapshot of version 1, unless a weight is not finite."""
-        state = self._state()
-        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
-            self._fail("a weight is not finite", self.record.position)
-        if self.save is None or not self.world.is_main:
-            return
-        finished = self.record.is_at_end() and self.evaluation is not None
-        self.save(
-            {
-                "model": state,
-                "train": {
-                    "optimizer": state_on_cpu(self.optimizer),
-                    "scaler": self.precision.state_dict(),
-                    **self.record.state_dict(),
-                },
-                "config": {"model": self.config.model, **self.config.result_options()},
-                "dataset": self.data.describe(),
-                "result": self._figures(self.evaluation) if finished else None,
-            }
+    def _figures(self, test: Evaluation) -> ModelResult:
+        last = self.progress.history[-1]
+        return ModelResult(
+            test_accuracy=test.accuracy,
+            test_loss=test.loss,
+            notebook_test_loss=test.notebook_loss,
+            correct=test.correct,
+            count=test.count,
+            per_class_accuracy=test.per_class_accuracy,
+            confusion=test.confusion.tolist(),
+            parameters=sum(p.numel() for p in self.parameters),
+            epochs=self.progress.epochs,
+            steps=self.progress.global_step,
+            train_loss=last.train_loss,
+            train_seconds=self.progress.train_seconds,
+            images_per_second=self.progress.images_per_second,
+            val_loss=last.val_loss,
+            val_accuracy=last.val_accuracy,
+            weights_sha256=weights_sha256(self._state()),
         )
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Takes over the state of a snapshot that an equal fit saved."""
-        train = snapshot["train"]
-        self.model.load_state_dict(snapshot["model"])
-        self.optimizer.load_state_dict(train["optimizer"])
-        self.precision.load_state_dict(train["scaler"])
-        self.record.load_state_dict(train)
-        self.stats_read = self.record.position
+    def _save(self) -> None:
+        """Gives the callbacks a checkpoint, unless a weight is not finite."""
+        state = self._state()
+        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+            self._fail("a weight is not finite", self.progress.global_step)
+        takers = [callback for callback in self.callbacks if type(callback).on_checkpoint is not Callback.on_checkpoint]
+        if not takers:
+            return
+        finished = self.progress.is_at_end() and self.evaluation is not None
+        checkpoint = Checkpoint(
+            model=state,
+            optimizer=state_on_cpu(self.optimizer),
+            scaler=self.precision.state_dict(),
+            progress=self.progress.state(),
+            config={"model": self.config.model, **to_json(self.config.options())},
+            dataset=self.data.describe(),
+            result=self._figures(self.evaluation) if finished else None,
+            fast=self.parts.replacements,
+        )
+        for callback in takers:
+            callback.on_checkpoint(checkpoint)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Takes over the state of a checkpoint that an equal fit saved."""
+        self.model.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.precision.load_state_dict(checkpoint.scaler)
+        self.progress.restore(checkpoint.progress)
+        self.stats_read = self.progress.global_step

@@ -4,20 +4,20 @@ import pytest
 
 from benchmarks.ablation import summarize, variants
 from distmnist.commandline import parse
-from distmnist.config import Config, resolve
+from distmnist.config import TrainConfig, resolve_model
 from distmnist.recipes import RECIPES
 
 
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if RECIPES[name]])
 def test_each_variant_sets_one_setting_back_to_its_default_and_every_setting_has_one(recipe, net):
-    whole = resolve({"recipe": recipe}, net).result_options()
-    defaults = Config(model=net).result_options()
+    whole = resolve_model({"recipe": recipe}, net).options()
+    defaults = TrainConfig(model=net).options()
     typed = list(variants(recipe, net).values())
     assert typed[0] == []
     taken_back = []
     for options in typed[1:]:
-        variant = resolve(parse(["--recipe", recipe, *options]), net).result_options()
+        variant = resolve_model(parse(["--recipe", recipe, *options]).explicit, net).options()
         changed = [name for name in whole if variant[name] != whole[name]]
         assert len(changed) == 1 and variant[changed[0]] == defaults[changed[0]]
         taken_back += changed

@@ -1,6 +1,7 @@
 """The benchmarks compute what they say: the work of a step, the ratios, the model; and all peers do the same work."""
 
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,19 @@ from distmnist.models.published import build_model
 
 PEERS = {"published": "torchvision", "resident": "torch", "lightning": "lightning", "accelerate": "accelerate"}
 PEERS |= {"keras": "keras", "jax": "optax"}
+ROOT = Path(__file__).parents[2]
+
+
+MODULES = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("benchmarks/**/*.py"))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_benchmark_imports_what_is_there(module):
+    """Of this project: what it measures beside it may not be installed."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        assert not error.name.startswith(("distmnist", "benchmarks", "export"))
 
 
 def test_the_flops_of_a_training_image_are_two_for_each_multiplication_of_the_three_products_of_a_layer():
@@ -156,7 +170,7 @@ def test_a_step_without_one_of_its_fast_parts_computes_the_same_within_rounding(
         if variant.replaced or name == step.OURS:
             trainer = step.prepare(variant, net, World(), digits, None)
             with variant.applied():
-                trainer._run_epoch()
+                trainer.run_epoch()
             weights[name] = torch.cat([tensor.flatten() for tensor in trainer.model.state_dict().values()])
     for name, each in weights.items():
         torch.testing.assert_close(each, weights[step.OURS], rtol=1e-3, atol=1e-4, msg=name)

@@ -7,11 +7,10 @@ import torch
 from digits import few_digits, random_digits
 from torch import nn
 
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 from distmnist.data import augmentation
 from distmnist.data.augmentation import affine_maps, draw_maps, warp
 from distmnist.data.sampler import EpochPlan
-from distmnist.distributed.world import World
 from distmnist.models.published import MODELS
 from distmnist.training.trainer import fit
 
@@ -86,7 +85,7 @@ def test_a_digit_is_trained_on_through_its_map_of_the_epoch_and_tested_on_as_it_
 
     monkeypatch.setitem(MODELS, "probe", Probe)
     digits = few_digits()
-    fit(Config(model="probe", epochs=2, batch_size=70, augment=1.0, seed=5, amp="off"), World(), digits)
+    fit(TrainConfig(model="probe", epochs=2, batch_size=70, augment=1.0, seed=5, amp="off"), digits)
     expected = []
     for epoch in range(2):
         maps = draw_maps(5, epoch, 300, 1.0)

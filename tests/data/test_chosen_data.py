@@ -186,7 +186,7 @@ def test_every_run_of_a_study_is_given_the_data_that_were_found(monkeypatch, tmp
     log = type("Log", (), {"say": lambda *_: None, "warn": lambda _, line: warned.append(line)})()
     member = pool.Member(Path("runs/a"), {"model": "mlp"})
     given, dataset = pool.find_digits({"model": "mlp"}, [member], log)
-    assert (given["data"], dataset["name"], len(warned)) == ("sample", "mnist-sample", 1)
+    assert (given["data"], dataset.name, len(warned)) == ("sample", "mnist-sample", 1)
     assert "--data=sample" in pool.Member(Path("runs/a"), given).command(threads=1)
     with pytest.raises(datasets.NotFound, match="--data sample"):
         pool.find_digits({"data_dir": Path("none")}, [], log)

@@ -9,6 +9,7 @@ import torch
 from digits import idx_bytes, put, random_digits
 
 from distmnist.data import datasets, idx
+from distmnist.data.datasets import DatasetFacts
 from distmnist.errors import UsageError
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -21,7 +22,7 @@ def pixels(content: bytes) -> torch.Tensor:
 def test_all_digits_are_read_as_they_lie_in_the_files(tmp_path, mnist):
     put(tmp_path / "MNIST" / "raw", mnist)
     found = datasets.load("mnist", tmp_path)
-    assert found.describe() == {"name": "mnist", "train": 30, "test": 20}
+    assert found.describe() == DatasetFacts("mnist", 30, 20)
     assert torch.equal(found.train.images, pixels(mnist[IMAGES]))
     assert torch.equal(found.test.images, pixels(mnist["t10k-images-idx3-ubyte"]))
     assert found.train.labels.tolist() == list(mnist[LABELS][8:])
@@ -177,7 +178,7 @@ def test_a_fraction_that_leaves_one_side_empty_is_refused(digits, fraction):
 
 def test_the_sample_is_4000_and_1000_distinct_digits_with_equal_classes():
     sample = datasets.load_sample()
-    assert sample.describe() == {"name": "mnist-sample", "train": 4000, "test": 1000}
+    assert sample.describe() == DatasetFacts("mnist-sample", 4000, 1000)
     assert sample.train.images.shape == (4000, 28, 28) and sample.train.images.dtype == torch.uint8
     assert sample.train.labels.bincount(minlength=10).tolist() == [400] * 10
     assert sample.test.labels.bincount(minlength=10).tolist() == [100] * 10
@@ -192,7 +193,7 @@ def test_the_sample_is_4000_and_1000_distinct_digits_with_equal_classes():
 @pytest.mark.parametrize("zipped", [False, True])
 def test_the_names_that_other_archives_give_the_files_are_read(tmp_path, mnist, zipped):
     put(tmp_path, {name.replace("-idx", ".idx"): content for name, content in mnist.items()}, zipped=zipped)
-    assert datasets.load("mnist", tmp_path).describe() == {"name": "mnist", "train": 30, "test": 20}
+    assert datasets.load("mnist", tmp_path).describe() == DatasetFacts("mnist", 30, 20)
 
 
 def test_what_is_wrong_with_a_file_of_another_name_is_said_by_that_name(tmp_path, mnist):

@@ -15,6 +15,7 @@ from digits import published, put
 from ranks import run_processes
 
 from distmnist.data import datasets, idx
+from distmnist.data.datasets import DatasetFacts
 
 IMAGES = "train-images-idx3-ubyte"
 
@@ -221,7 +222,7 @@ def test_torchvision_downloads_what_the_mirror_serves(tmp_path, mnist, monkeypat
         monkeypatch.setattr(MNIST, "resources", [(f"{name}.gz", None) for name in mnist])
         assert datasets.fetch(tmp_path / "data", print) is None
         server.shutdown()
-    assert datasets.load("mnist", tmp_path / "data").describe() == {"name": "mnist", "train": 30, "test": 20}
+    assert datasets.load("mnist", tmp_path / "data").describe() == DatasetFacts("mnist", 30, 20)
 
 
 def test_mirrors_that_refuse_are_a_reason_in_one_line(tmp_path):

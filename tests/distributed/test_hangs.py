@@ -13,7 +13,7 @@ import pytest
 from digits import few_digits
 from ranks import end_processes
 
-from benchmarks.faults import FAIL, FREEZE, HANG, HANG_IN_C, MOMENTS, Fault, strike
+from benchmarks.faults import FAIL, FREEZE, HANG, HANG_IN_C, MOMENTS, Fault, Witness, strike
 from distmnist import train
 from distmnist.data import datasets
 from distmnist.distributed import rendezvous
@@ -67,7 +67,7 @@ def run_with(folder: Path, fault: Fault, *more: str) -> int:
     prepare(folder)
     if fault.rank == int(os.environ["RANK"]):
         strike(fault, folder / "events")
-    return train.main([*SMALL, *more])
+    return train.main([*SMALL, *more], [Witness(folder / "events")])
 
 
 GLOO_INSTEAD: list[tuple[str, int]] = []
@@ -105,7 +105,7 @@ def fail_on(folder: Path, moment: str, rank: int, error: Exception) -> int:
             raise error
 
         setattr(owner, name, fail)
-    return train.main([*SMALL])
+    return train.main([*SMALL], [Witness(folder / "events")])
 
 
 def download(folder: Path, seconds: float, limit: float) -> int:

@@ -200,7 +200,7 @@ def test_a_folder_that_is_not_shared_is_a_warning(tmp_path):
     environment = {"LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", "GLOO_SOCKET_IFNAME": "lo"}
     arguments = [f"--output={tmp_path}/run"]
     _, report = run_processes(on_rank, 2, arguments, see_no_mark, environment=environment)[0]
-    assert "a restart with rank 0 here finds no snapshot" in named(report, "disk", "warning")[0]["text"]
+    assert "a restart with rank 0 here finds no checkpoint" in named(report, "disk", "warning")[0]["text"]
 
 
 def test_hosts_that_would_talk_over_the_loopback_are_stopped_before_they_hang():
@@ -283,7 +283,7 @@ def test_an_endpoint_here_is_free_or_in_use_and_elsewhere_answers_or_not(monkeyp
 
 
 def test_a_step_that_waits_longer_than_it_works_is_a_warning():
-    config = measurements.steps_config(doctor.parse([])[0], World())
+    config = measurements.steps_config(doctor.parse([])[0].common, World())
     assert examination.tell_together(StepTimes(1, 1.9, 3), 1.0, config).level == "ok"
     assert examination.tell_together(StepTimes(1, 2.1, 3), 1.0, config).level == "warning"
 

@@ -1,5 +1,6 @@
 """`python -m distmnist.export`: the formats, what is inside them, and what becomes of bad input."""
 
+import dataclasses
 import json
 import pickle
 import re
@@ -17,9 +18,11 @@ from digits import put
 from onnx import numpy_helper
 from torch import nn
 
+from benchmarks.damage import made_up
 from distmnist.checkpoint import source, storage
+from distmnist.checkpoint.record import ModelResult
 from distmnist.data import datasets
-from distmnist.data.datasets import normalise
+from distmnist.data.datasets import DatasetFacts, normalise
 from distmnist.models import published
 from export import __main__ as command
 from export import onnx_file, predict, provenance, torchscript
@@ -126,28 +129,28 @@ def test_no_file_names_a_path_of_this_machine(exported: Path) -> None:
 
 
 def test_provenance_travels_in_the_file(trained_run: Path, exported: Path) -> None:
-    snapshot = storage.load(trained_run / "cnn" / "last.pt")
+    checkpoint = storage.load(trained_run / "cnn" / "last.pt")
     said = {entry.key: entry.value for entry in onnx.load(exported / "cnn.onnx").metadata_props}
-    assert said["weights_sha256"] == storage.weights_sha256(snapshot["model"])
-    assert float(said["test_accuracy"]) == snapshot["result"]["test_accuracy"]
-    assert json.loads(said["training_options"]) == snapshot["config"]
+    assert said["weights_sha256"] == storage.weights_sha256(checkpoint.model)
+    assert float(said["test_accuracy"]) == checkpoint.result.test_accuracy
+    assert json.loads(said["training_options"]) == checkpoint.config
     assert json.loads(said["dataset"])["name"] == "mnist-sample"
     assert (said["model"], float(said["mean"]), float(said["std"])) == ("cnn", datasets.MEAN, datasets.STD)
-    assert said.keys().isdisjoint({"trained_at", "trained_with"})  # this snapshot does not say
+    assert said.keys().isdisjoint({"trained_at", "trained_with"})  # this checkpoint does not say
 
 
 def test_when_and_with_what_a_run_was_trained_travels_too(trained_run: Path, tmp_path: Path) -> None:
-    snapshot = storage.load(trained_run / "mlp" / "last.pt")
+    checkpoint = storage.load(trained_run / "mlp" / "last.pt")
     noted = {"written": "2030-01-02T03:04:05Z", "versions": {"torch": "2.6.0", "python": "3.11.7"}}
-    storage.save(tmp_path, snapshot | noted)
+    storage.save(tmp_path, dataclasses.replace(checkpoint, **noted))
     said = provenance.describe(source.load(tmp_path)[0][0], 18)
     assert said["trained_at"] == noted["written"]
     assert json.loads(said["trained_with"]) == noted["versions"]
 
 
-def test_the_weights_in_every_file_are_the_snapshots_bit_for_bit(trained_run: Path, exported: Path) -> None:
+def test_the_weights_in_every_file_are_the_checkpoints_bit_for_bit(trained_run: Path, exported: Path) -> None:
     for net in ("mlp", "cnn"):
-        state = storage.load(trained_run / net / "last.pt")["model"]
+        state = storage.load(trained_run / net / "last.pt").model
         for name in (f"{net}.onnx", f"{net}.pixels.onnx"):
             there = {t.name: numpy_helper.to_array(t) for t in onnx.load(exported / name).graph.initializer}
             assert all(there[key].tobytes() == tensor.numpy().tobytes() for key, tensor in state.items())
@@ -182,26 +185,24 @@ def test_a_third_net_is_exported_without_a_change_here(tmp_path: Path, monkeypat
     monkeypatch.setitem(published.MODELS, "normed", Normed)
     net = published.build_model("normed")
     net(torch.randn(64, 1, 28, 28))  # moves the running statistics
-    save_snapshot(tmp_path / "normed.pt", "normed", net)
+    save_checkpoint(tmp_path / "normed.pt", "normed", net)
     assert command.main([str(tmp_path / "normed.pt")]) == 0
     operators = [node.op_type for node in onnx.load(tmp_path / "export" / "normed.onnx").graph.node]
     assert "BatchNormalization" in operators
     assert command.main(["--verify", str(tmp_path / "export")]) == 0
 
 
-def save_snapshot(path: Path, name: str, net: nn.Module, **other) -> None:
-    snapshot = {
+def save_checkpoint(path: Path, name: str, net: nn.Module, **other) -> None:
+    own = {
         "model": net.state_dict(),
-        "train": {},
         "config": {"model": name, "activation": "relu", "dropout": 0.0},
         "dataset": datasets.load_sample().describe(),
-        "result": None,
     }
-    path.write_bytes(storage.to_bytes(snapshot | other))
+    path.write_bytes(storage.to_bytes(dataclasses.replace(made_up(1), **own | other)))
 
 
 def test_an_unfinished_net_is_exported_and_said_to_be_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    save_snapshot(
+    save_checkpoint(
         tmp_path / "last.pt",
         "mlp",
         published.build_model("mlp", activation="gelu"),
@@ -214,7 +215,7 @@ def test_an_unfinished_net_is_exported_and_said_to_be_so(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name a run's directory or a snapshot"),
+        ([], "name a run's directory or a checkpoint"),
         (["--verify", "x", "--opset", "18"], "--verify writes nothing"),
         (["nowhere"], "nowhere does not exist"),
         (["--verify", "nowhere"], "nowhere is no exported folder"),
@@ -247,9 +248,7 @@ def test_the_data_of_a_run_are_found_from_any_directory_and_nothing_is_left_ther
     monkeypatch.delenv("DISTMNIST_DATA", raising=False)
     run, digits = tmp_path / "run", put(tmp_path / "digits", mnist)
     (run / "mlp").mkdir(parents=True)
-    save_snapshot(
-        run / "mlp/last.pt", "mlp", published.build_model("mlp"), dataset={"name": "mnist", "train": 30, "test": 20}
-    )
+    save_checkpoint(run / "mlp/last.pt", "mlp", published.build_model("mlp"), dataset=DatasetFacts("mnist", 30, 20))
     (run / "config.json").write_text(json.dumps({"given": {"data_dir": str(digits)}, "options": {}}))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -278,8 +277,8 @@ def test_without_the_digits_of_the_run_there_is_no_proof(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DISTMNIST_DATA", raising=False)
-    of = {"name": "mnist", "train": 60_000, "test": 10_000}
-    save_snapshot(tmp_path / "last.pt", "mlp", published.build_model("mlp"), dataset=of)
+    of = DatasetFacts("mnist", 60_000, 10_000)
+    save_checkpoint(tmp_path / "last.pt", "mlp", published.build_model("mlp"), dataset=of)
     assert command.main([str(tmp_path / "last.pt")]) == 2
     assert "no mnist in data: the proof needs its test digits" in capsys.readouterr().err
     assert not (tmp_path / "export").exists()
@@ -295,13 +294,19 @@ class Payload:
 
 def test_no_code_in_a_snapshot_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     trap = tmp_path / "sprung"
-    save_snapshot(tmp_path / "evil.pt", "mlp", published.build_model("mlp"), config=Payload(trap))
+    save_checkpoint(tmp_path / "evil.pt", "mlp", published.build_model("mlp"), config=Payload(trap))
     with zipfile.ZipFile(tmp_path / "evil.pt") as archive:  # the payload does go off where pickle is trusted
         name = next(entry for entry in archive.namelist() if entry.endswith("data.pkl"))
         assert b"touch" in archive.read(name)
     assert command.main([str(tmp_path / "evil.pt")]) == 2
     assert len(lines(capsys.readouterr().err)) == 1
     assert not trap.exists()
+
+
+def fit_result() -> ModelResult:
+    """Of a fit of no step."""
+    figures = {field.name: 0 for field in dataclasses.fields(ModelResult)}
+    return ModelResult(**figures | {"per_class_accuracy": [], "confusion": [], "weights_sha256": ""})
 
 
 def bomb(path: Path) -> None:
@@ -313,34 +318,37 @@ def bomb(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: path.write_bytes(b""), "damaged or no snapshot"),
-        (lambda path: path.write_bytes(pickle.dumps({"model": 1})), "damaged or no snapshot"),
-        (lambda path: path.write_bytes(storage.to_bytes({"model": {}})), "no snapshot of a net"),
-        (lambda path: save_snapshot(path, "vgg", published.build_model("mlp")), "distmnist.models has mlp, cnn"),
-        (lambda path: save_snapshot(path, "cnn", published.build_model("mlp")), "the weights do not fit"),
-        (lambda path: save_snapshot(path, "mlp", published.build_model("mlp"), config=[1]), "no snapshot of a net"),
-        (lambda path: save_snapshot(path, "mlp", broken_net()), "fc1.bias is not finite"),
+        (lambda path: path.write_bytes(b""), "damaged or no checkpoint"),
+        (lambda path: path.write_bytes(pickle.dumps({"model": 1})), "damaged or no checkpoint"),
+        (lambda path: save_checkpoint(path, "mlp", nn.Identity()), "the weights do not fit"),
+        (lambda path: save_checkpoint(path, "vgg", published.build_model("mlp")), "distmnist.models has mlp, cnn"),
+        (lambda path: save_checkpoint(path, "cnn", published.build_model("mlp")), "the weights do not fit"),
         (
-            lambda path: save_snapshot(
+            lambda path: save_checkpoint(path, "mlp", published.build_model("mlp"), config=[1]),
+            "no checkpoint of distmnist",
+        ),
+        (lambda path: save_checkpoint(path, "mlp", broken_net()), "fc1.bias is not finite"),
+        (
+            lambda path: save_checkpoint(
                 path,
                 "mlp",
                 published.build_model("mlp"),
-                result={"weights_sha256": "0" * 64, "test_accuracy": 1.0, "train_seconds": 1.0},
+                result=dataclasses.replace(fit_result(), weights_sha256="0" * 64),
             ),
             "contradicts itself",
         ),
         (
-            lambda path: save_snapshot(
+            lambda path: save_checkpoint(
                 path, "mlp", published.build_model("mlp"), config={"model": "mlp", "activation": "boolean_dispatch"}
             ),
             "which no net has",
         ),
-        (bomb, "too large for a snapshot"),
+        (bomb, "too large for a checkpoint"),
     ],
 )
-def test_a_hostile_snapshot_is_one_line_and_2(spoil, message: str, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_hostile_checkpoint_is_one_line_and_2(spoil, message: str, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(source, "MAX_BYTES", 2**20)  # so that the bomb is soon made
-    path = tmp_path / "snapshot.pt"
+    path = tmp_path / "checkpoint.pt"
     spoil(path)
     assert command.main([str(path)]) == 2
     (line,) = lines(capsys.readouterr().err)

@@ -12,6 +12,7 @@ import pytest
 from digits import few_digits
 from onnx import helper, numpy_helper
 
+from benchmarks.damage import made_up
 from distmnist.checkpoint import source, storage
 from distmnist.checkpoint.source import Trained
 from distmnist.data.datasets import load_sample
@@ -261,8 +262,8 @@ def test_a_manifest_that_lacks_entries_is_one_line_and_2(tmp_path: Path, capsys)
 def test_verify_against_a_run_finds_another_runs_export(deployed_mlp: Path, tmp_path: Path, capsys) -> None:
     """The folder is consistent in itself, but not what this run trained."""
     state = source.build("mlp", {}, Path("other")).state_dict()
-    of = {"config": {"model": "mlp"}, "dataset": load_sample().describe(), "result": None}
-    (tmp_path / "other.pt").write_bytes(storage.to_bytes({"model": state, "train": {}} | of))
+    other = dataclasses.replace(made_up(1), model=state, config={"model": "mlp"}, dataset=load_sample().describe())
+    (tmp_path / "other.pt").write_bytes(storage.to_bytes(other))
     assert verify(deployed_mlp, str(tmp_path / "other.pt")) == 3
     assert "mlp: the weights are not those that were exported" in capsys.readouterr().err
 

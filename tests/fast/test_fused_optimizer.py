@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 from distmnist.fast.optimizer import build_fused_optimizer
 
 KINDS = [
@@ -45,7 +45,7 @@ def name_of(value):
 @pytest.mark.parametrize(("options", "theirs"), KINDS, ids=name_of)
 def test_each_optimizer_updates_as_torchs_plain_one_does_and_bit_for_bit_as_its_fused_one(options, theirs):
     ours, plain, fused = weights(), weights(), weights()
-    update(build_fused_optimizer(ours, Config(lr=0.1, **options)), ours, range(4))
+    update(build_fused_optimizer(ours, TrainConfig(lr=0.1, **options)), ours, range(4))
     update(theirs(plain), plain, range(4))
     update(theirs(fused, fused=True), fused, range(4))
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-7)
@@ -56,7 +56,7 @@ def test_each_optimizer_updates_as_torchs_plain_one_does_and_bit_for_bit_as_its_
 @pytest.mark.parametrize("torch_goes_on", [False, True])
 @pytest.mark.parametrize(("options", "theirs"), KINDS, ids=name_of)
 def test_torchs_optimizers_go_on_from_the_state_of_ours_and_ours_from_theirs(options, theirs, torch_goes_on):
-    makers = [lambda p: build_fused_optimizer(p, Config(lr=0.1, **options)), lambda p: theirs(p, fused=True)]
+    makers = [lambda p: build_fused_optimizer(p, TrainConfig(lr=0.1, **options)), lambda p: theirs(p, fused=True)]
     first, second = makers if torch_goes_on else makers[::-1]
     whole, parts = weights(), weights()
     update(first(whole), whole, range(5))
@@ -71,7 +71,7 @@ def test_torchs_optimizers_go_on_from_the_state_of_ours_and_ours_from_theirs(opt
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_a_frozen_parameter_stays_as_it_is(name):
     frozen, trained = torch.nn.Parameter(torch.ones(3), requires_grad=False), torch.nn.Parameter(torch.ones(3))
-    optimizer = build_fused_optimizer([frozen, trained], Config(optimizer=name, lr=0.1))
+    optimizer = build_fused_optimizer([frozen, trained], TrainConfig(optimizer=name, lr=0.1))
     trained.grad = torch.ones(3)
     optimizer.step()
     assert torch.equal(frozen, torch.ones(3)) and not torch.equal(trained, torch.ones(3))

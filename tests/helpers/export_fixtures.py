@@ -13,12 +13,12 @@ from unittest import mock
 import numpy as np
 import pytest
 from filelock import FileLock
+from hooks import Keep
 
 from distmnist.checkpoint import storage
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset
-from distmnist.distributed.world import World
 from distmnist.training.trainer import fit
 from export import __main__ as command
 from export import onnx_file, parity
@@ -27,10 +27,10 @@ from export.predict import Predictor
 
 def train(folder: Path, dataset: Dataset, **options) -> None:
     """Trains a net and saves its snapshot as folder/<model>/last.pt."""
-    config = Config(amp="off", threads=1, **options)
+    config = TrainConfig(amp="off", **options)
     target = folder / config.model
     target.mkdir(parents=True)
-    fit(config, World(), dataset, save=lambda snapshot: storage.save(target, snapshot))
+    fit(config, dataset, callbacks=[Keep(lambda checkpoint: storage.save(target, checkpoint))])
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distmnist.config import resolve, to_json
+from distmnist.config import resolve, resolve_model, to_json
 
 LABELS = np.arange(120) % 10
 """Of as many test digits as the fixture `digits` has."""
@@ -35,7 +35,8 @@ def finished(
 ) -> None:
     """Writes the finished run in `path`. given: what was typed; nets: name -> `figures`, or a part."""
     path.mkdir(parents=True)
-    options = {net: to_json(dataclasses.asdict(resolve(dict(given), net))) for net in nets}
+    run = dataclasses.asdict(resolve(dict(given)).run)
+    options = {net: to_json(dataclasses.asdict(resolve_model(dict(given), net)) | run) for net in nets}
     (path / "config.json").write_text(json.dumps({"given": to_json(dict(given)), "options": options}))
     models = {}
     for net, figure in nets.items():

@@ -5,7 +5,7 @@ import torch
 from digits import random_digits
 from torch.nn import functional
 
-from distmnist.config import ACTIVATIONS
+from distmnist.config import ACTIVATIONS, MODEL_NAMES, resolve
 from distmnist.data.datasets import normalise
 from distmnist.errors import UsageError
 from distmnist.models.published import CNN, MODELS, FullyConnectedNN, build_model
@@ -113,10 +113,10 @@ def test_dropout_works_in_training_only_and_adds_no_parameter(net, images):
 
 
 def test_an_unknown_net_is_a_key_error_for_the_library_and_one_line_for_the_command():
-    from distmnist.runs.job import nets
+    from distmnist.runs.job import check_models
 
     with pytest.raises(KeyError):
         build_model("transformer")
     with pytest.raises(UsageError, match="--model transformer is unknown; choose from all, mlp, cnn"):
-        nets({"model": "transformer"})
-    assert nets({}) == ["mlp", "cnn"] and nets({"model": "cnn"}) == ["cnn"]
+        check_models(resolve({"model": "transformer"}))
+    assert resolve({}).models == list(MODELS) == list(MODEL_NAMES) and resolve({"model": "cnn"}).models == ["cnn"]

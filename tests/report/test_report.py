@@ -1,6 +1,7 @@
 """The report: what its page says of runs, studies and sweeps, and what it refuses to say."""
 
 import base64
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from made_up import change, made_up, study, sweep
 
 from distmnist.checkpoint import storage
@@ -298,12 +298,12 @@ def test_predictions_of_another_net_or_of_other_digits_are_refused(copy: Path):
     test, net = datasets.load_sample().test, reading.read_run(copy).nets["mlp"]
     with pytest.raises(UsageError, match="not about these test digits"):
         answers.show(net, datasets.Digits(test.images, test.labels.flip(0)))
-    snapshot = torch.load(copy / "mlp/last.pt", weights_only=True)
-    for tensor in snapshot["model"].values():
+    checkpoint = storage.load(copy / "mlp/last.pt")
+    for tensor in checkpoint.model.values():
         tensor.neg_()
-    digest = storage.weights_sha256(snapshot["model"])
-    snapshot["result"]["weights_sha256"] = digest
-    storage.save(copy / "mlp", snapshot)
+    digest = storage.weights_sha256(checkpoint.model)
+    result = dataclasses.replace(checkpoint.result, weights_sha256=digest)
+    storage.save(copy / "mlp", dataclasses.replace(checkpoint, result=result))
     change(copy / "summary.json", lambda s: s["models"]["mlp"].update(weights_sha256=digest))
     with pytest.raises(UsageError, match=r"test digits otherwise than predictions\.npz says"):
         answers.show(reading.read_run(copy).nets["mlp"], test)

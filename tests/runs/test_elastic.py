@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from benchmarks import faults
 from benchmarks.damage import damages
+from distmnist.config import resolve
 from distmnist.distributed.launcher import parent_process
 from distmnist.distributed.rendezvous import Member, meet
 from distmnist.errors import RunError, UsageError
@@ -149,7 +150,7 @@ def test_only_a_restart_of_the_same_command_is_an_earlier_attempt(tmp_path, what
     path = noted_run(tmp_path / "run", **noted)
     mine = {"run_id": "job", "agents": {"a"}, "process": "new", **mine}
     launch = Launch(**mine | {"agents": frozenset(mine["agents"])})
-    found_path = launch.earlier_attempt(path, lambda config: job.is_same_command(config, {}))
+    found_path = launch.earlier_attempt(path, lambda config: job.is_same_command(config, resolve({})))
     assert found_path == (path if found else None), what
 
 

@@ -13,6 +13,7 @@ from digits import few_digits
 from one_run import SMALL, contents, figures, refusal
 
 from distmnist import plots, train
+from distmnist.checkpoint.record import ModelResult
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.console import Log, Silence
 from distmnist.data import datasets
@@ -90,8 +91,22 @@ def test_without_matplotlib_nothing_is_said_of_plots(command, monkeypatch):
 
 def table_of(name):
     dataset = few_digits()
-    figure = {"test_accuracy": 0.5, "test_loss": 0.25, "notebook_test_loss": 0.004, "parameters": 109_386}
-    figure |= {"train_seconds": 2.5, "images_per_second": 12_345.0}
+    figure = ModelResult(
+        test_accuracy=0.5,
+        test_loss=0.25,
+        notebook_test_loss=0.004,
+        correct=60,
+        count=120,
+        per_class_accuracy=[],
+        confusion=[],
+        parameters=109_386,
+        epochs=1,
+        steps=1,
+        train_loss=0.5,
+        train_seconds=2.5,
+        images_per_second=12_345.0,
+        weights_sha256="",
+    )
     return summary.table(datasets.Dataset(name, "", dataset.train, dataset.test), {"mlp": figure, "cnn": figure})
 
 

@@ -160,10 +160,10 @@ def test_a_copy_called_latest_is_not_resumed_in_place_of_the_newest_run(command)
 
 
 def test_a_run_that_is_killed_between_its_last_two_files_loses_no_line_of_metrics(command, monkeypatch):
-    def die_at_the_end(directory, model, snapshot):
-        if len(snapshot["train"]["history"]) == 2:
+    def die_at_the_end(directory, model, checkpoint):
+        if len(checkpoint.progress.history) == 2:
             raise MemoryError
-        write(directory, model, snapshot)
+        write(directory, model, checkpoint)
 
     write = RunDirectory.write_history
     with monkeypatch.context() as patched, pytest.raises(MemoryError):

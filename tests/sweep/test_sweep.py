@@ -215,12 +215,12 @@ def test_a_setting_that_diverges_is_a_failed_trial_and_the_others_are_judged(com
     fabricate([({"lr": 0.001}, [0.90, 0.91])], tested={"lr": 0.001}, epochs=1)
     genuine = pool.run
 
-    def diverges(members, jobs, wishes):
+    def diverges(members, jobs, requests):
         for member in members:
             if "trial001" in member.path.name:
                 yield member, pool.RunError("the loss is nan")
             else:
-                yield from genuine([member], jobs, wishes)
+                yield from genuine([member], jobs, requests)
 
     monkeypatch.setattr(pool, "run", diverges)
     code, out, _ = command(*TYPED)
@@ -233,8 +233,8 @@ def test_an_interrupted_sweep_names_no_winner_and_goes_on_with_what_is_finished(
     fabricate([({"lr": 0.001}, [0.90, 0.91]), ({"lr": 0.01}, [0.95, 0.96])], tested={"lr": 0.01}, epochs=1)
     genuine = pool.run
 
-    def interrupted(members, jobs, wishes):
-        for number, outcome in enumerate(genuine(members, jobs, wishes)):
+    def interrupted(members, jobs, requests):
+        for number, outcome in enumerate(genuine(members, jobs, requests)):
             yield outcome
             if number == 1:
                 os.kill(os.getpid(), signal.SIGINT)

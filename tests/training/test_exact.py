@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 from digits import few_digits
+from hooks import Ask, Keep
 from ranks import run_ranks
 
 from distmnist.checkpoint import storage
+from distmnist.checkpoint.record import Json
 from distmnist.checkpoint.storage import weights_sha256
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 from distmnist.distributed.world import World
-from distmnist.training.requests import Wish
+from distmnist.training.requests import Request
 from distmnist.training.trainer import fit
 
 STEPS = 2 * 5  # two epochs of 300 digits in batches of 64, the last one of 44
@@ -25,27 +27,26 @@ def options(**changes: Any) -> dict[str, Any]:
 
 def train(
     world: World, given: dict[str, Any], snapshot: bytes | None = None, stop_at: int | None = None
-) -> tuple[bytes | None, str, list[dict[str, Any]]]:
+) -> tuple[bytes | None, str, list[dict[str, Json]]]:
     """Trains, from a snapshot's bytes if given, and has the last rank wish to stop before step `stop_at`.
 
     Returns the last snapshot's bytes (on rank 0), the digest of the weights, and the history.
     """
     saved: list[bytes] = []
     restored = snapshot and storage.from_bytes(snapshot, "test")
-    asked = itertools.count(restored["train"]["position"] if restored else 0)
+    asked = itertools.count(restored.progress.global_step if restored else 0)
 
-    def wishes() -> Wish:
-        return Wish.STOP if next(asked) == stop_at and world.rank == world.size - 1 else Wish.NOTHING
+    def requests() -> Request:
+        return Request.STOP if next(asked) == stop_at and world.rank == world.size - 1 else Request.NOTHING
 
     result = fit(
-        Config(**given),
-        world,
+        TrainConfig(**given),
         few_digits(),
-        snapshot=restored,
-        save=lambda state: saved.append(storage.to_bytes(state)),
-        wishes=wishes,
+        world=world,
+        checkpoint=restored,
+        callbacks=[Keep(lambda checkpoint: saved.append(storage.to_bytes(checkpoint)), world.rank), Ask(requests)],
     )
-    return saved[-1] if saved else None, weights_sha256(result.state), result.history
+    return saved[-1] if saved else None, weights_sha256(result.state), [epoch.to_json() for epoch in result.history]
 
 
 def cut_and_resumed(world: World, given: dict[str, Any], cuts: tuple[int, ...]) -> list[str]:
@@ -55,7 +56,7 @@ def cut_and_resumed(world: World, given: dict[str, Any], cuts: tuple[int, ...]) 
     for cut in cuts:
         part, *_ = train(world, given, stop_at=cut)
         part = world.broadcast(part)
-        position = storage.from_bytes(part, "test")["train"]["position"]
+        position = storage.from_bytes(part, "test").progress.global_step
         if position != cut + 1:
             differences.append(f"stopped at {position}, not {cut + 1}")
         again, digest_again, history_again = train(world, given, snapshot=part)
@@ -64,7 +65,7 @@ def cut_and_resumed(world: World, given: dict[str, Any], cuts: tuple[int, ...]) 
         if timeless(history_again) != timeless(history):
             differences.append(f"history after a cut at {cut}")
         if world.is_main:
-            old, new = (storage.from_bytes(content, "test") for content in (whole, again))
+            old, new = (storage.from_bytes(content, "test").to_dict() for content in (whole, again))
             differences += [f"{name} after a cut at {cut}" for name in unequal(timeless(old), timeless(new))]
     return differences
 
@@ -114,8 +115,7 @@ def test_one_process_resumes_exactly_with_every_optimizer_and_schedule(optimizer
     assert cut_and_resumed(World(), given, (2, 7)) == []
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4])
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize(("model", "world_size"), [("mlp", 2), ("mlp", 4), ("cnn", 3)])
 def test_processes_under_ddp_resume_exactly(world_size, model):
     """The last rank alone wishes to stop; step 4 is the last one of an epoch: its evaluation follows the resume."""
     assert run_ranks(cut_and_resumed, world_size, options(model=model), (1, 4)) == [[]] * world_size
@@ -181,7 +181,7 @@ def test_virtual_ranks_in_plain_pytorch_give_the_same_bits_on_1_2_and_4_processe
 
 
 def trained_weights(world: World, given: dict[str, Any]) -> torch.Tensor:
-    state = fit(Config(**given), world, few_digits()).state
+    state = fit(TrainConfig(**given), few_digits(), world=world).state
     return torch.cat([tensor.flatten() for tensor in state.values()])
 
 
@@ -201,17 +201,23 @@ def test_what_is_fast_trains_what_plain_pytorch_trains_on_two_processes():
     assert all(torch.equal(auto[0], other) for other in (*auto, *off))
 
 
-def positions_saved(world: World, given: dict[str, Any], wish_at: int | None) -> list[int]:
+def positions_saved(world: World, given: dict[str, Any], wish_at: int | None, checkpoint_steps: int = 0) -> list[int]:
     """Where rank 0 kept snapshots when the last rank wished for one before step `wish_at`."""
     saved, asked = [], itertools.count()
 
-    def wishes() -> Wish:
-        return Wish.SNAPSHOT if next(asked) == wish_at and world.rank == world.size - 1 else Wish.NOTHING
+    def requests() -> Request:
+        return Request.CHECKPOINT if next(asked) == wish_at and world.rank == world.size - 1 else Request.NOTHING
 
-    fit(Config(**given), world, few_digits(), save=lambda s: saved.append(s["train"]["position"]), wishes=wishes)
+    fit(
+        TrainConfig(**given),
+        few_digits(),
+        world=world,
+        checkpoint_steps=checkpoint_steps,
+        callbacks=[Keep(lambda checkpoint: saved.append(checkpoint.progress.global_step), world.rank), Ask(requests)],
+    )
     return saved
 
 
 def test_snapshots_are_kept_every_k_steps_at_the_ends_of_epochs_and_on_any_ranks_wish():
-    assert positions_saved(World(), options(snapshot_steps=2), None) == [2, 4, 5, 6, 8, 10]
+    assert positions_saved(World(), options(), None, checkpoint_steps=2) == [2, 4, 5, 6, 8, 10]
     assert run_ranks(positions_saved, 2, options(), 2) == [[3, 5, 10], []]

@@ -50,7 +50,7 @@ def check(answers, net, counts, shards):
                 assert torch.equal(mine, theirs)
                 assert float((mine - reference).norm()) <= 1e-5 * float(reference.norm())
             assert stats.loss_sum == pytest.approx(loss_sum, rel=1e-5)
-            assert stats.snapshot == shards and (stats.stop > 0) == (len(answers) > 1)
+            assert stats.checkpoint == shards and (stats.stop > 0) == (len(answers) > 1)
 
 
 @pytest.mark.parametrize("fast", BOTH)

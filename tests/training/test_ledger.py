@@ -2,19 +2,19 @@
 
 import numpy as np
 import torch
+from hooks import Ask, Keep
 from torch import Tensor, nn
 
 from distmnist.checkpoint.storage import from_bytes, to_bytes
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, Digits
 from distmnist.data.sampler import EpochPlan
-from distmnist.distributed.world import World
 from distmnist.models.published import MODELS
-from distmnist.training.requests import Wish
+from distmnist.training.requests import Request
 from distmnist.training.trainer import fit
 
-DIGITS, BATCH, EPOCHS, LR, STEPS_BETWEEN_SNAPSHOTS = 90, 16, 3, 0.5, 2
+DIGITS, BATCH, EPOCHS, LR, STEPS_BETWEEN_CHECKPOINTS = 90, 16, 3, 0.5, 2
 
 
 class Ledger(nn.Module):
@@ -56,7 +56,7 @@ def test_every_digit_counts_once_an_epoch_across_kills(monkeypatch):
     monkeypatch.setitem(MODELS, "ledger", Ledger)
     digits = ledger_digits()
     dataset = Dataset("ledger", "made up", digits, digits)
-    config = Config(
+    config = TrainConfig(
         model="ledger",
         optimizer="sgd",
         momentum=0.0,
@@ -64,24 +64,27 @@ def test_every_digit_counts_once_an_epoch_across_kills(monkeypatch):
         batch_size=BATCH,
         epochs=EPOCHS,
         amp="off",
-        snapshot_steps=STEPS_BETWEEN_SNAPSHOTS,
     )
     saved: list[bytes] = []
     for kill_after in (1, 3, 4, 7, 8, None):  # asked so often, the process is gone; what it did not save is lost
         left = iter(range(kill_after)) if kill_after else None
 
-        def wishes(left=left) -> Wish:
+        def requests(left=left) -> Request:
             if left is not None and next(left, None) is None:
                 raise Killed
-            return Wish.NOTHING
+            return Request.NOTHING
 
-        snapshot = from_bytes(saved[-1], "test") if saved else None
+        checkpoint = from_bytes(saved[-1], "test") if saved else None
         try:
             result = fit(
-                config, World(), dataset, snapshot=snapshot, save=lambda s: saved.append(to_bytes(s)), wishes=wishes
+                config,
+                dataset,
+                checkpoint=checkpoint,
+                checkpoint_steps=STEPS_BETWEEN_CHECKPOINTS,
+                callbacks=[Keep(lambda made: saved.append(to_bytes(made))), Ask(requests)],
             )
         except Killed:
             continue
     columns = result.state["columns.weight"][:, :DIGITS].numpy()
     np.testing.assert_allclose(columns, expected_columns(), atol=1e-5)
-    assert result.history[-1]["step"] == EPOCHS * -(-DIGITS // BATCH)
+    assert result.history[-1].step == EPOCHS * -(-DIGITS // BATCH)

@@ -6,14 +6,14 @@ import math
 import pytest
 import torch
 
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 from distmnist.training.optimizer import build_optimizer, learning_rate, state_on_cpu
 
 LR = 0.3
 
 
 def rates(schedule, total):
-    return [learning_rate(Config(schedule=schedule, lr=LR), update, total) for update in range(total + 1)]
+    return [learning_rate(TrainConfig(schedule=schedule, lr=LR), update, total) for update in range(total + 1)]
 
 
 def test_constant_is_constant():
@@ -54,7 +54,7 @@ def test_the_shortest_runs_have_rates_that_train(schedule, total):
 
 @pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
 def test_beyond_its_end_a_schedule_stays_at_zero(schedule):
-    config = Config(schedule=schedule, lr=LR)
+    config = TrainConfig(schedule=schedule, lr=LR)
     assert learning_rate(config, 13, 10) == pytest.approx(0, abs=1e-12)
 
 
@@ -68,7 +68,7 @@ def test_beyond_its_end_a_schedule_stays_at_zero(schedule):
 )
 def test_an_optimizer_is_torchs_own_fused_and_has_what_is_trained(options, kind, group):
     frozen, trained = torch.nn.Parameter(torch.ones(3), requires_grad=False), torch.nn.Parameter(torch.ones(3))
-    optimizer = build_optimizer([frozen, trained], Config(lr=LR, **options))
+    optimizer = build_optimizer([frozen, trained], TrainConfig(lr=LR, **options))
     assert type(optimizer) is kind
     (found,) = optimizer.param_groups
     assert found["fused"] and found["lr"] == LR and group.items() <= found.items()
@@ -77,12 +77,12 @@ def test_an_optimizer_is_torchs_own_fused_and_has_what_is_trained(options, kind,
 
 def test_the_state_that_is_kept_is_of_the_cpu_and_torchs_own_reads_it():
     weights = torch.nn.Parameter(torch.ones(3))
-    optimizer = build_optimizer([weights], Config())
+    optimizer = build_optimizer([weights], TrainConfig())
     assert state_on_cpu(optimizer)["state"] == {}
     weights.grad = torch.ones(3)
     optimizer.step()
     saved = state_on_cpu(optimizer)
     assert {tensor.device.type for tensor in saved["state"][0].values()} == {"cpu"}
-    other = build_optimizer([weights], Config())
+    other = build_optimizer([weights], TrainConfig())
     other.load_state_dict(saved)
     assert torch.equal(other.state[weights]["exp_avg"], optimizer.state[weights]["exp_avg"])

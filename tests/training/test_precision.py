@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from hooks import Keep
 from torch import nn
 from torch.nn import functional
 
 from distmnist import machine
-from distmnist.config import Config
-from distmnist.distributed.world import World
+from distmnist.config import TrainConfig
 from distmnist.models.published import build_model
 from distmnist.training import precision
 from distmnist.training.loss import loss_sums
@@ -114,14 +114,14 @@ def test_a_skipped_step_consumes_its_batch_but_advances_neither_the_schedule_nor
         calls.append(1)
         return math.inf if len(calls) == 3 else 1.0
 
-    config = Config(model="mlp", amp="fp16", schedule="cosine", epochs=1, batch_size=75, fast=fast)
-    result = fit(config, World(), digits, save=saved.append)
-    train = saved[-1]["train"]
-    assert (train["position"], train["updates"]) == (4, 3)
-    assert train["scaler"]["scale"] == 2**15
-    assert result.history[-1]["lr"] == learning_rate(config, 2, 4)
+    config = TrainConfig(model="mlp", amp="fp16", schedule="cosine", epochs=1, batch_size=75, fast=fast)
+    result = fit(config, digits, callbacks=[Keep(saved.append)])
+    last = saved[-1]
+    assert (last.progress.global_step, last.progress.optimizer_steps) == (4, 3)
+    assert last.scaler["scale"] == 2**15
+    assert result.history[-1].lr == learning_rate(config, 2, 4)
     assert all(tensor.isfinite().all() for tensor in result.state.values())
-    assert {int(state["step"]) for state in train["optimizer"]["state"].values()} == {3}
+    assert {int(state["step"]) for state in last.optimizer["state"].values()} == {3}
 
 
 def gradient(amp, digits):

@@ -8,7 +8,7 @@ import pytest
 from distmnist import train
 from distmnist.runs import job
 from distmnist.training import requests
-from distmnist.training.requests import Signals, Wish
+from distmnist.training.requests import Request, Signals
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def clock(monkeypatch):
 def test_a_signal_becomes_a_lasting_wish_to_stop_and_its_handler_is_given_back(number, clock):
     before = signal.getsignal(number)
     with Signals() as wishes:
-        assert wishes() == Wish.NOTHING and wishes.fatal is None
+        assert wishes() == Request.NOTHING and wishes.fatal is None
         os.kill(os.getpid(), number)
-        assert wishes() & Wish.STOP and wishes() & Wish.STOP
+        assert wishes() & Request.STOP and wishes() & Request.STOP
         assert wishes.fatal == number
     assert signal.getsignal(number) == before
 
@@ -34,7 +34,7 @@ def test_the_same_ctrl_c_arriving_twice_is_one_and_a_second_one_interrupts_at_on
         os.kill(os.getpid(), signal.SIGINT)
         clock[0] += 0.5
         os.kill(os.getpid(), signal.SIGINT)  # torchrun's copy of it
-        assert wishes() & Wish.STOP
+        assert wishes() & Request.STOP
         clock[0] += 1.0
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -45,11 +45,11 @@ def test_a_second_sigterm_does_not_break_off_the_last_snapshot(clock):
         os.kill(os.getpid(), signal.SIGINT)
         clock[0] += 5.0
         os.kill(os.getpid(), signal.SIGTERM)
-        assert wishes() & Wish.STOP and wishes.fatal == signal.SIGINT
+        assert wishes() & Request.STOP and wishes.fatal == signal.SIGINT
 
 
 def test_ctrl_c_before_training_begins_answers_130_without_a_word(monkeypatch, capsys):
-    def interrupted(_):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(job, "run", interrupted)
@@ -60,5 +60,5 @@ def test_ctrl_c_before_training_begins_answers_130_without_a_word(monkeypatch, c
 def test_sigusr1_is_a_wish_for_one_snapshot_and_training_goes_on():
     with Signals() as wishes:
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert [wishes(), wishes()] == [Wish.SNAPSHOT, Wish.NOTHING]
+        assert [wishes(), wishes()] == [Request.CHECKPOINT, Request.NOTHING]
         assert wishes.fatal is None

@@ -7,7 +7,7 @@ from ranks import run_ranks
 from shards import BOTH, batch_gradient, build
 from torch.nn import functional
 
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 from distmnist.distributed.world import World
 from distmnist.models.published import build_model
 from distmnist.training.evaluation import evaluate
@@ -49,6 +49,6 @@ def test_reported_losses_compare_with_those_of_a_run_without_smoothing():
     """One whole-batch step: the train loss is that of the initial weights, as evaluation computes it."""
     digits = few_digits()
     given = {"model": "mlp", "epochs": 1, "batch_size": 300, "amp": "off"}
-    smoothed = fit(Config(**given, label_smoothing=SMOOTHING), World(), digits)
+    smoothed = fit(TrainConfig(**given, label_smoothing=SMOOTHING), digits)
     before = evaluate(build_model("mlp"), digits.train, World())
-    assert smoothed.history[0]["train_loss"] == pytest.approx(before.loss, rel=1e-5)
+    assert smoothed.history[0].train_loss == pytest.approx(before.loss, rel=1e-5)

@@ -7,11 +7,12 @@ import signal
 import pytest
 import torch
 from digits import few_digits
+from hooks import Ask, Keep
 from ranks import run_ranks
 from torch import nn
 
 from distmnist.checkpoint.storage import weights_sha256
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 from distmnist.data.datasets import hold_out
 from distmnist.data.sampler import EpochPlan
 from distmnist.distributed.world import World
@@ -21,7 +22,7 @@ from distmnist.training import progress, trainer
 from distmnist.training.evaluation import evaluate
 from distmnist.training.optimizer import learning_rate
 from distmnist.training.precision import Precision
-from distmnist.training.requests import Wish
+from distmnist.training.requests import Request
 from distmnist.training.trainer import fit
 
 SMALL = {"model": "mlp", "epochs": 2, "batch_size": 70, "amp": "off"}  # 5 steps an epoch, the last one of 20 digits
@@ -32,10 +33,10 @@ def states_equal(one, other):
 
 
 def test_the_loss_falls_and_the_digits_are_learned(digits):
-    result = fit(Config(model="mlp", epochs=8, batch_size=30, lr=3e-3, amp="off"), World(), digits)
-    losses = [entry["train_loss"] for entry in result.history]
+    result = fit(TrainConfig(model="mlp", epochs=8, batch_size=30, lr=3e-3, amp="off"), digits)
+    losses = [entry.train_loss for entry in result.history]
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.2 * losses[0]
-    assert result.history[-1]["test_accuracy"] > 0.7
+    assert result.history[-1].test_accuracy > 0.7
 
 
 def test_two_epochs_are_those_of_a_loop_written_from_the_publication(digits):
@@ -51,26 +52,26 @@ def test_two_epochs_are_those_of_a_loop_written_from_the_publication(digits):
             loss.backward()
             optimizer.step()
             sums[epoch] += loss.item() * len(batch)
-    result = fit(Config(**{**SMALL, "seed": 6}), World(), digits)
-    assert [entry["train_loss"] for entry in result.history] == pytest.approx([s / 300 for s in sums], rel=1e-4)
+    result = fit(TrainConfig(**{**SMALL, "seed": 6}), digits)
+    assert [entry.train_loss for entry in result.history] == pytest.approx([s / 300 for s in sums], rel=1e-4)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(result.state[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.3, "amp": "bf16", "schedule": "onecycle", "grad_clip": 1.0}])
 def test_a_run_has_the_same_bits_each_time_and_others_with_another_seed(digits, options):
-    config = Config(**{**SMALL, **options})
-    first = fit(config, World(), digits)
+    config = TrainConfig(**{**SMALL, **options})
+    first = fit(config, digits)
     torch.rand(11)  # nobody else's random state matters
-    assert states_equal(fit(config, World(), digits).state, first.state)
-    assert not states_equal(fit(Config(**{**SMALL, **options, "seed": 1}), World(), digits).state, first.state)
+    assert states_equal(fit(config, digits).state, first.state)
+    assert not states_equal(fit(TrainConfig(**{**SMALL, **options, "seed": 1}), digits).state, first.state)
 
 
 def test_a_net_trained_alone_equals_itself_trained_after_another(digits):
-    cnn = Config(**{**SMALL, "model": "cnn", "epochs": 1, "dropout": 0.2, "max_steps": 2})
-    alone = fit(cnn, World(), digits)
-    fit(Config(**SMALL), World(), digits)
-    assert states_equal(fit(cnn, World(), digits).state, alone.state)
+    cnn = TrainConfig(**{**SMALL, "model": "cnn", "epochs": 1, "dropout": 0.2, "max_steps": 2})
+    alone = fit(cnn, digits)
+    fit(TrainConfig(**SMALL), digits)
+    assert states_equal(fit(cnn, digits).state, alone.state)
 
 
 def test_dropout_differs_from_step_to_step(digits, monkeypatch):
@@ -87,7 +88,7 @@ def test_dropout_differs_from_step_to_step(digits, monkeypatch):
             return self.linear(images.flatten(1))
 
     monkeypatch.setitem(MODELS, "probe", Probe)
-    fit(Config(**{**SMALL, "model": "probe", "dropout": 0.5}), World(), digits)
+    fit(TrainConfig(**{**SMALL, "model": "probe", "dropout": 0.5}), digits)
     assert len(kept) == len(set(kept)) == 10
 
 
@@ -102,7 +103,7 @@ def test_a_frozen_parameter_stays_as_it_is(digits, monkeypatch, virtual_ranks):
             return self.tuned(torch.relu(self.frozen(images.flatten(1))))
 
     monkeypatch.setitem(MODELS, "tuned", Tuned)
-    result = fit(Config(**{**SMALL, "model": "tuned", "virtual_ranks": virtual_ranks}), World(), digits)
+    result = fit(TrainConfig(**{**SMALL, "model": "tuned", "virtual_ranks": virtual_ranks}), digits)
     fresh = build_model("tuned").state_dict()
     assert torch.equal(result.state["frozen.weight"], fresh["frozen.weight"])
     assert not torch.equal(result.state["tuned.weight"], fresh["tuned.weight"])
@@ -110,53 +111,57 @@ def test_a_frozen_parameter_stays_as_it_is(digits, monkeypatch, virtual_ranks):
 
 def test_history_and_figures_say_what_the_contract_lists_and_the_last_weights_are_reported(digits):
     saved = []
-    result = fit(Config(**SMALL), World(), digits, save=saved.append)
-    assert [(entry["epoch"], entry["step"]) for entry in result.history] == [(1, 5), (2, 10)]
+    result = fit(TrainConfig(**SMALL), digits, callbacks=[Keep(saved.append)])
+    assert [(entry.epoch, entry.step) for entry in result.history] == [(1, 5), (2, 10)]
     keys = {"epoch", "step", "train_loss", "test_loss", "test_accuracy", "lr", "images_per_second"}
-    assert all(entry.keys() == keys and entry["lr"] == 1e-3 for entry in result.history)
+    assert all(entry.to_json().keys() == keys and entry.lr == 1e-3 for entry in result.history)
     figures = result.figures
     keys = {"test_accuracy", "test_loss", "notebook_test_loss", "correct", "count", "parameters", "epochs"}
-    assert keys | {"train_seconds", "images_per_second", "weights_sha256"} <= figures.keys()
-    assert (figures["parameters"], figures["epochs"], figures["count"]) == (109_386, 2, 120)
-    assert figures["weights_sha256"] == weights_sha256(result.state)
+    assert keys | {"train_seconds", "images_per_second", "weights_sha256"} <= figures.to_json().keys()
+    assert (figures.parameters, figures.epochs, figures.count) == (109_386, 2, 120)
+    assert figures.weights_sha256 == weights_sha256(result.state)
 
     model = build_model("mlp")
     model.load_state_dict(result.state)
     again = evaluate(model, digits.test, World())
     assert torch.equal(again.losses, result.evaluation.losses)
-    assert figures["test_loss"] == again.loss == result.history[-1]["test_loss"]
-    assert states_equal(saved[-1]["model"], result.state)
+    assert figures.test_loss == again.loss == result.history[-1].test_loss
+    assert states_equal(saved[-1].model, result.state)
 
 
-def test_a_snapshot_is_saved_after_every_epoch_with_what_schema_version_1_lists(digits):
+def test_a_checkpoint_is_kept_after_every_epoch_with_what_schema_2_lists(digits):
     saved = []
-    fit(Config(**SMALL), World(), digits, save=saved.append)
-    assert [s["train"]["position"] for s in saved] == [5, 10]
-    assert all(s.keys() == {"model", "train", "config", "dataset", "result"} for s in saved)
-    assert {"optimizer", "scaler", "position", "updates", "history", "train_seconds"} <= saved[0]["train"].keys()
-    assert saved[0]["model"].keys() == build_model("mlp").state_dict().keys()  # bare names
-    assert saved[0]["dataset"] == {"name": "mnist-sample", "train": 300, "test": 120}
-    assert saved[0]["result"] is None and saved[1]["result"]["count"] == 120
+    fit(TrainConfig(**SMALL), digits, callbacks=[Keep(saved.append)])
+    assert [checkpoint.progress.global_step for checkpoint in saved] == [5, 10]
+    stored = [checkpoint.to_dict() for checkpoint in saved]
+    keys = {"schema", "model", "optimizer", "scaler", "progress", "config", "dataset", "result", "fast", "written"}
+    assert all(content.keys() == keys | {"versions"} and content["schema"] == 2 for content in stored)
+    assert stored[0]["progress"].keys() == {
+        *("global_step", "optimizer_steps", "loss_sum", "history", "train_seconds", "epoch_seconds")
+    }
+    assert stored[0]["model"].keys() == build_model("mlp").state_dict().keys()  # bare names
+    assert stored[0]["dataset"] == {"name": "mnist-sample", "train": 300, "test": 120}
+    assert stored[0]["result"] is None and stored[1]["result"]["count"] == 120
 
 
-def test_a_fit_goes_on_from_an_epochs_snapshot_as_if_it_had_not_stopped(digits):
+def test_a_fit_goes_on_from_an_epochs_checkpoint_as_if_it_had_not_stopped(digits):
     saved = []
-    whole = fit(Config(**SMALL), World(), digits, save=lambda snapshot: saved.append(copy.deepcopy(snapshot)))
-    resumed = fit(Config(**SMALL), World(), digits, snapshot=saved[0])
+    whole = fit(TrainConfig(**SMALL), digits, callbacks=[Keep(lambda snapshot: saved.append(copy.deepcopy(snapshot)))])
+    resumed = fit(TrainConfig(**SMALL), digits, checkpoint=saved[0])
     assert states_equal(resumed.state, whole.state)
-    assert [e["train_loss"] for e in resumed.history] == [e["train_loss"] for e in whole.history]
-    done = fit(Config(**SMALL), World(), digits, snapshot=saved[1])
+    assert [e.train_loss for e in resumed.history] == [e.train_loss for e in whole.history]
+    done = fit(TrainConfig(**SMALL), digits, checkpoint=saved[1])
     assert states_equal(done.state, whole.state) and done.figures == whole.figures
 
 
 def test_max_steps_stops_within_an_epoch_and_leaves_the_schedule_its_length(digits):
-    config = Config(**{**SMALL, "schedule": "cosine", "max_steps": 7})
-    result = fit(config, World(), digits)
-    assert [entry["step"] for entry in result.history] == [5, 7]
-    assert result.history[-1]["lr"] == learning_rate(config, 6, 10)
-    assert (result.figures["steps"], result.figures["epochs"]) == (7, 2)
-    longer = Config(**{**SMALL, "max_steps": 1000})
-    assert fit(longer, World(), digits).history[-1]["step"] == 10
+    config = TrainConfig(**{**SMALL, "schedule": "cosine", "max_steps": 7})
+    result = fit(config, digits)
+    assert [entry.step for entry in result.history] == [5, 7]
+    assert result.history[-1].lr == learning_rate(config, 6, 10)
+    assert (result.figures.steps, result.figures.epochs) == (7, 2)
+    longer = TrainConfig(**{**SMALL, "max_steps": 1000})
+    assert fit(longer, digits).history[-1].step == 10
 
 
 def test_held_out_digits_are_not_trained_on_and_reported_apart(digits, monkeypatch):
@@ -169,19 +174,19 @@ def test_held_out_digits_are_not_trained_on_and_reported_apart(digits, monkeypat
 
     monkeypatch.setattr(trainer, "GlobalBatchSampler", Noting)
     kept, held = hold_out(digits.train, 0.25)
-    result = fit(Config(**{**SMALL, "val_fraction": 0.25, "seed": 3}), World(), digits)
+    result = fit(TrainConfig(**{**SMALL, "val_fraction": 0.25, "seed": 3}), digits)
     assert [len(part) for part in trained] == [225] and torch.equal(trained[0].images, kept.images)
     model = build_model("mlp")
     model.load_state_dict(result.state)
     validation = evaluate(model, held, World())
     for said in (result.history[-1], result.figures):
-        assert (said["val_loss"], said["val_accuracy"]) == (validation.loss, validation.accuracy)
-    assert result.figures["count"] == 120
-    assert "val_loss" not in fit(Config(**SMALL), World(), digits).figures
+        assert (said.val_loss, said.val_accuracy) == (validation.loss, validation.accuracy)
+    assert result.figures.count == 120
+    assert "val_loss" not in fit(TrainConfig(**SMALL), digits).figures.to_json()
 
 
 def test_evaluation_uses_the_float32_weights_whatever_the_training_precision(digits):
-    result = fit(Config(**{**SMALL, "amp": "bf16"}), World(), digits)
+    result = fit(TrainConfig(**{**SMALL, "amp": "bf16"}), digits)
     model = build_model("mlp")
     model.load_state_dict(result.state)
     assert torch.equal(evaluate(model, digits.test, World()).losses, result.evaluation.losses)
@@ -200,17 +205,17 @@ def test_seconds_and_images_are_those_of_training_alone(digits, monkeypatch):
 
     monkeypatch.setattr(progress.time, "perf_counter", tick)
     monkeypatch.setattr(trainer, "evaluate", slowly)
-    result = fit(Config(**SMALL), World(), digits, save=lambda snapshot: clock.__setitem__(0, clock[0] + 1000))
-    assert result.figures["train_seconds"] == 2.0
-    assert result.figures["images_per_second"] == 300
-    assert [entry["images_per_second"] for entry in result.history] == [300, 300]
+    result = fit(TrainConfig(**SMALL), digits, callbacks=[Keep(lambda snapshot: clock.__setitem__(0, clock[0] + 1000))])
+    assert result.figures.train_seconds == 2.0
+    assert result.figures.images_per_second == 300
+    assert [entry.images_per_second for entry in result.history] == [300, 300]
 
 
 def test_a_loss_that_is_not_finite_is_named_and_nothing_is_saved(digits):
     saved = []
-    config = Config(**{**SMALL, "optimizer": "sgd", "lr": 1e30})
+    config = TrainConfig(**{**SMALL, "optimizer": "sgd", "lr": 1e30})
     with pytest.raises(RunError, match=r"the loss is (nan|inf) \(mlp, epoch 1, step [2-5], --lr 1e\+30\)"):
-        fit(config, World(), digits, save=saved.append)
+        fit(config, digits, callbacks=[Keep(saved.append)])
     assert saved == []
 
 
@@ -224,7 +229,7 @@ def test_weights_that_the_last_step_of_an_epoch_ruins_are_not_saved(digits, monk
 
     monkeypatch.setattr(Precision, "scale", ruin)
     with pytest.raises(RunError, match=rf"nan \(mlp, epoch {epoch}, step 5, --lr 0.001\)"):
-        fit(Config(**SMALL), World(), digits, save=saved.append)
+        fit(TrainConfig(**SMALL), digits, callbacks=[Keep(saved.append)])
     assert len(saved) == epoch - 1
 
 
@@ -234,19 +239,19 @@ def test_a_fit_touches_no_signal_handler(digits):
 
     def wishes():
         seen.append({number: signal.getsignal(number) for number in before})
-        return Wish.NOTHING
+        return Request.NOTHING
 
-    fit(Config(**SMALL), World(), digits, wishes=wishes)
+    fit(TrainConfig(**SMALL), digits, callbacks=[Ask(wishes)])
     assert len(seen) == 10 and all(during == before for during in seen)
 
 
 def train_inside_a_larger_job(world):
     digits = few_digits()
-    own = fit(Config(**SMALL, seed=world.rank), World(), digits)
+    own = fit(TrainConfig(**SMALL, seed=world.rank), digits)
     return weights_sha256(own.state), world.gather(world.rank)
 
 
 def test_one_process_fits_run_inside_a_larger_job(digits):
     for rank, (digest, ranks) in enumerate(run_ranks(train_inside_a_larger_job, 2)):
-        assert digest == weights_sha256(fit(Config(**SMALL, seed=rank), World(), digits).state)
+        assert digest == weights_sha256(fit(TrainConfig(**SMALL, seed=rank), digits).state)
         assert ranks == [0, 1]

@@ -5,15 +5,16 @@ import math
 import pytest
 import torch
 from digits import few_digits
+from hooks import Ask, Keep
 from ranks import run_ranks
 from torch import nn
 
-from distmnist.config import Config
+from distmnist.config import TrainConfig
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
 from distmnist.models.published import MODELS
 from distmnist.training import trainer
-from distmnist.training.requests import Wish
+from distmnist.training.requests import Request
 from distmnist.training.trainer import fit
 
 SGD = {"epochs": 2, "batch_size": 70, "amp": "off", "optimizer": "sgd", "lr": 0.02}  # 5 steps an epoch, the last of 20
@@ -21,8 +22,8 @@ SGD = {"epochs": 2, "batch_size": 70, "amp": "off", "optimizer": "sgd", "lr": 0.
 
 def trained(world, options):
     saved = []
-    result = fit(Config(**options), world, few_digits(), save=saved.append)
-    return result.state, result.history, result.figures, [snapshot["train"]["position"] for snapshot in saved]
+    result = fit(TrainConfig(**options), few_digits(), world=world, callbacks=[Keep(saved.append, world.rank)])
+    return result.state, result.history, result.figures, [checkpoint.progress.global_step for checkpoint in saved]
 
 
 @pytest.mark.parametrize(("net", "sizes"), [("mlp", (2, 3, 8)), ("cnn", (2,))])
@@ -35,12 +36,12 @@ def test_any_number_of_processes_trains_what_one_trains_within_rounding(net, siz
             for name, tensor in state.items():
                 assert torch.equal(other_state[name], answers[0][0][name])
                 assert float((other_state[name] - tensor).norm()) <= 1e-4 * float(tensor.norm())
-            assert [e["step"] for e in other_history] == [4, 8]
+            assert [e.step for e in other_history] == [4, 8]
             for one, other in zip(history, other_history, strict=True):
                 for key in ("train_loss", "test_loss", "val_loss", "lr"):
-                    assert other[key] == pytest.approx(one[key], rel=1e-4)
-            assert other_figures["count"] == figures["count"] == 120
-            assert other_figures["weights_sha256"] == answers[0][2]["weights_sha256"]
+                    assert getattr(other, key) == pytest.approx(getattr(one, key), rel=1e-4)
+            assert other_figures.count == figures.count == 120
+            assert other_figures.weights_sha256 == answers[0][2].weights_sha256
             assert positions in ([4, 8], [])
         assert [positions for *_, positions in answers] == [[4, 8]] + [[]] * (size - 1)
 
@@ -67,8 +68,10 @@ def train_toy(world, bad_rank, bad_pass):
         Toy.bad = (bad_rank, bad_pass)
     saved = []
     try:
-        result = fit(Config(**SGD, model="toy"), world, few_digits(), save=saved.append)
-        return result.figures["parameters"], len(saved)
+        result = fit(
+            TrainConfig(**SGD, model="toy"), few_digits(), world=world, callbacks=[Keep(saved.append, world.rank)]
+        )
+        return result.figures.parameters, len(saved)
     except RunError as error:
         return str(error), len(saved)
 
@@ -101,8 +104,8 @@ class Normalised(nn.Module):
 
 def train_normalised(world):
     MODELS["normalised"] = Normalised
-    result = fit(Config(**SGD, model="normalised"), world, few_digits())
-    return result.figures["weights_sha256"], result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+    result = fit(TrainConfig(**SGD, model="normalised"), few_digits(), world=world)
+    return result.figures.weights_sha256, result.history[-1].train_loss < result.history[0].train_loss
 
 
 def test_a_net_with_buffers_can_be_trained_on_several_ranks():
@@ -115,10 +118,15 @@ def stop_on_wish(world, wisher, step):
 
     def wishes():
         asked.append(1)
-        return Wish.STOP if world.rank == wisher and len(asked) >= step else Wish.NOTHING
+        return Request.STOP if world.rank == wisher and len(asked) >= step else Request.NOTHING
 
-    result = fit(Config(**SGD, model="mlp"), world, few_digits(), save=saved.append, wishes=wishes)
-    return len(asked), result.figures, [snapshot["train"]["position"] for snapshot in saved]
+    result = fit(
+        TrainConfig(**SGD, model="mlp"),
+        few_digits(),
+        world=world,
+        callbacks=[Keep(saved.append, world.rank), Ask(wishes)],
+    )
+    return len(asked), result.figures, [checkpoint.progress.global_step for checkpoint in saved]
 
 
 @pytest.mark.parametrize(("wisher", "step", "saved"), [(1, 3, [3]), (2, 7, [5, 7])])
@@ -132,7 +140,7 @@ def drift(world):
         rate = trainer.learning_rate
         trainer.learning_rate = lambda *args: 1.001 * rate(*args)
     try:
-        return fit(Config(**SGD, model="mlp"), world, few_digits()).figures
+        return fit(TrainConfig(**SGD, model="mlp"), few_digits(), world=world).figures
     except RunError as error:
         return str(error)
 

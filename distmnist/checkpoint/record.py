@@ -1,0 +1,131 @@
+"""What a checkpoint holds, as types. Schema 2; schema 1, the first edition's, is read as well.
+
+Files are read with msgspec, which checks the type of every field and says where a wrong one is.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Self
+
+import msgspec
+from torch import Tensor
+
+from distmnist.data.datasets import DatasetFacts
+
+SCHEMA = 2
+
+Json = str | int | float | bool | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One line of metrics.jsonl. step: batches consumed in all; losses: mean cross entropies, in nats."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    test_loss: float
+    test_accuracy: float
+    lr: float
+    images_per_second: float
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """Without validation where none was held out."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgressState:
+    """How far a fit has come. global_step: batches consumed; optimizer_steps: without those that fp16 skipped.
+
+    loss_sum: nats, over the images of the epoch so far; seconds: of training alone, in all and in this epoch.
+    """
+
+    global_step: int
+    optimizer_steps: int
+    loss_sum: float
+    history: tuple[Epoch, ...]
+    train_seconds: float
+    epoch_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelResult:
+    """A model's entry in summary.json. Losses in nats; `notebook_test_loss` in the published convention."""
+
+    test_accuracy: float
+    test_loss: float
+    notebook_test_loss: float
+    correct: int
+    count: int
+    per_class_accuracy: list[float]
+    confusion: list[list[int]]
+    parameters: int
+    epochs: int
+    steps: int
+    train_loss: float
+    train_seconds: float
+    images_per_second: float
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    weights_sha256: str
+
+    def to_json(self) -> dict[str, object]:
+        """Without validation where none was held out."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Everything that training is resumed from, and what is told of the model.
+
+    model: the bare state dict; optimizer, scaler: torch's own states; config: the options that change the result, with
+    the model's name; fast: what replaced plain PyTorch, in words; result: None until training is finished; written:
+    UTC. Tensors are on the CPU.
+    """
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, object]
+    scaler: dict[str, object]
+    progress: ProgressState
+    config: dict[str, Json]
+    dataset: DatasetFacts
+    result: ModelResult | None = None
+    fast: tuple[str, ...] | None = None
+    written: str | None = None
+    versions: dict[str, str] | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """What `from_dict` reads. It shares its tensors with the checkpoint."""
+        facts = {
+            "progress": {**dataclasses.asdict(self.progress), "history": [e.to_json() for e in self.progress.history]},
+            "dataset": dataclasses.asdict(self.dataset),
+            "result": self.result and self.result.to_json(),
+            "fast": self.fast and list(self.fast),
+        }
+        return (
+            {"schema": SCHEMA} | {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | facts
+        )
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, object]) -> Self:
+        """Raises msgspec.ValidationError, which says what is wrong where."""
+        if content.get("version") == 1:
+            content = from_schema_1(content)
+        return msgspec.convert(content, cls)
+
+
+def schema_of(content: object) -> object:
+    """The schema of what a file holds; None if it says none."""
+    return content.get("schema", content.get("version")) if isinstance(content, dict) else None
+
+
+def from_schema_1(content: Mapping[str, object]) -> dict[str, object]:
+    """The content of a checkpoint of the first edition, as schema 2 has it."""
+    train = msgspec.convert(content.get("train"), dict[str, object])
+    progress = {name: train.get(name) for name in ("loss_sum", "history", "train_seconds", "epoch_seconds")}
+    progress |= {"global_step": train.get("position"), "optimizer_steps": train.get("updates")}
+    moved = {"optimizer": train.get("optimizer"), "scaler": train.get("scaler"), "progress": progress}
+    return {**content, **moved}

@@ -11,13 +11,16 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from distmnist import streams
 from distmnist.config import FIELDS, Job, expand, option_flag, positive, resolve, rules, value_type
 from distmnist.distributed.failure import describe, exit_code, print_failure, print_once_a_machine
 from distmnist.distributed.launcher import has_siblings
 from distmnist.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,7 +34,7 @@ class Parser(argparse.ArgumentParser):
             )
         raise UsageError(f"{message}; --help lists the options")
 
-    def print_help(self, file: IO[str] | None = None) -> None:
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
         """Raises OutputLost."""
         if file:
             super().print_help(file)
@@ -42,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 class RanksParser(Parser):
     """Of a command that several processes run: rank 0 alone prints its help."""
 
-    def print_help(self, file: IO[str] | None = None) -> None:
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
         if not has_siblings() or os.environ.get("RANK") == "0":
             super().print_help(file)
 
@@ -63,7 +66,8 @@ def add_options(parser: argparse.ArgumentParser, names: Iterable[str], lists: Co
         text = allowed.help
         if default not in (None, dataclasses.MISSING):
             text += f" (default: {default})"
-        parse, choices = (to_path if kind is Path else kind), allowed.choices
+        parse: Callable[[str], Any] = to_path if kind is Path else kind
+        choices = allowed.choices
         metavar = allowed.metavar or (None if choices else "X")
         if name in lists:
             text += f"; {', '.join(choices)}" if choices else ""

@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from distmnist.errors import UsageError
 from distmnist.recipes import RECIPES
@@ -52,7 +52,8 @@ class Rules:
 
 
 def rules(field: "dataclasses.Field[Any]") -> Rules:
-    return field.metadata["rules"]
+    found: Rules = field.metadata["rules"]
+    return found
 
 
 def option(default: Any, help: str, *, group: str, **more: Any) -> Any:
@@ -81,8 +82,16 @@ TRAINING, RUN, MACHINE = "training", "the run", "the machine"
 class _Checked:
     """Checks the types and ranges of the fields of a dataclass, wherever their values come from."""
 
+    __dataclass_fields__: "ClassVar[dict[str, dataclasses.Field[Any]]]"
+
+    @classmethod
+    def of(cls, options: Mapping[str, Value]) -> Self:
+        """Made of those of the options that it has. Raises UsageError."""
+        own: dict[str, Any] = {name: options[name] for name in options if name in cls.__dataclass_fields__}
+        return cls(**own)
+
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):
             value, allowed = checked_type(field, getattr(self, field.name)), rules(field)
             object.__setattr__(self, field.name, value)  # 1 as 1.0 for a float: the class is frozen for its users
             if value is None:
@@ -317,14 +326,13 @@ def option_flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def value_type(field: dataclasses.Field) -> type:
+def value_type(field: "dataclasses.Field[Any]") -> type:
     """The type of a value that is given: `int` for a field declared `int | None`."""
-    if isinstance(field.type, types.UnionType):
-        return next(t for t in typing.get_args(field.type) if t is not types.NoneType)
-    return field.type
+    kinds = typing.get_args(field.type) or (field.type,)
+    return next(kind for kind in kinds if isinstance(kind, type) and kind is not types.NoneType)
 
 
-def checked_type(field: dataclasses.Field, value: Any) -> Any:
+def checked_type(field: "dataclasses.Field[Any]", value: Any) -> Any:
     """`value` as the type that the field declares: whole numbers of any library as int, numbers as float.
 
     Raises UsageError, which names the option, for a value of another type: values also come from files edited by hand.
@@ -390,7 +398,7 @@ def data_is_chosen(explicit: Options) -> bool:
 
 def resolve(explicit: Options) -> Job:
     """Explicit options -> what is to be done. Raises UsageError."""
-    run = RunOptions(**of_class(RunOptions, explicit))
+    run = RunOptions.of(explicit)
     name = explicit.get("model", "all")
     names = MODEL_NAMES if name == "all" else (name,)
     return Job(dict(explicit), run, tuple(resolve_model(explicit, each) for each in names))
@@ -401,10 +409,4 @@ def resolve_model(explicit: Options, model: Value) -> TrainConfig:
     recipe = explicit.get("recipe", "reference")
     settings = RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}  # RunOptions refuses what is no recipe
     own = settings.get(model, {}) if isinstance(model, str) else {}  # TrainConfig refuses what is no string
-    return TrainConfig(**{**settings.get("*", {}), **own, **of_class(TrainConfig, explicit), "model": model})
-
-
-def of_class(kind: type[TrainConfig] | type[RunOptions], options: Options) -> Options:
-    """Those of the options that are fields of `kind`."""
-    names = {field.name for field in dataclasses.fields(kind)}
-    return {name: value for name, value in options.items() if name in names}
+    return TrainConfig.of({**settings.get("*", {}), **own, **explicit, "model": model})

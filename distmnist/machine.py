@@ -39,7 +39,7 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 def cgroup_quotas(root: Path) -> list[float]:
     """CPU quotas in cores, of this process's cgroup and those above it; version 2, then version 1. Linux only."""
-    quotas = []
+    quotas: list[float] = []
     try:
         own = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -81,7 +81,7 @@ def default_processes() -> int:
 
 def has_native_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 itself (AVX512-BF16, AMX or Arm BF16); emulation is slower than float32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

@@ -182,7 +182,7 @@ def draw(
     """The mean of the repeats over the epochs that all of them have, and each of several repeats as a thin line."""
     from matplotlib.ticker import MaxNLocator
 
-    line = {"color": colour, "linestyle": "--" if dashed else "-"}
+    line: dict[str, Any] = {"color": colour, "linestyle": "--" if dashed else "-"}
     if len(histories) > 1:
         for history in histories:
             axes.plot([e["epoch"] for e in history], [factor * e[key] for e in history], alpha=0.3, lw=0.7, **line)
@@ -217,7 +217,7 @@ def confusion(matrix: Any, net: str) -> "Figure":
             shade = 0.35 if right else 0.12 + 0.55 * math.sqrt(count / most)
             colour = PALETTE["line"] if right else PALETTE["a"]
             axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, color=colour, alpha=shade, lw=0))
-            axes.text(column, row, count, ha="center", va="center", fontsize=8)
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8)
     digits = range(len(counts))
     axes.set(xlim=(-0.6, 9.6), ylim=(9.6, -0.6), xticks=digits, yticks=digits, aspect="equal")
     axes.set(xlabel=f"what the {net} said", ylabel="what it was")

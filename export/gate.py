@@ -104,7 +104,8 @@ def ask_evaluator(model: onnx.ModelProto, kind: str, digits: Case) -> dict[str, 
     names = [end.name for end in model.graph.output]
     feed = {"pixels": few.pixels} if kind == "pixels" else {"input": few.images}
     try:
-        return parity.measure(few, dict(zip(names, ReferenceEvaluator(model).run(None, feed), strict=True)))
+        outputs: Any = ReferenceEvaluator(model).run(None, feed)
+        return parity.measure(few, dict(zip(names, outputs, strict=True)))
     except Exception as error:  # a file that it cannot run is a file that does not pass
         return {"failure": f"{type(error).__name__}: {str(error).strip()[:200]}"}
 

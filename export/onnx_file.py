@@ -74,6 +74,7 @@ def convert(
             )
         except torch.onnx.OnnxExporterError as error:
             raise RunError(f"torch cannot write this net as ONNX: {str(error).strip().splitlines()[0]}") from error
+        assert program is not None, "dynamo=True returns one"
         model = program.model_proto
         strip(model)
         # The optimizer folds, say, batch normalisation into the convolution before it: other weights than the trained.

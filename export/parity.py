@@ -64,7 +64,9 @@ def onnx_runner(loaded: onnxruntime.InferenceSession, kind: str) -> Runner:
     names = [end.name for end in loaded.get_outputs()]
 
     def run(case: Case, rows: slice) -> Outputs:
-        feed = {"pixels": case.pixels[rows]} if kind == "pixels" else {"input": case.images[rows]}
+        whole = case.pixels if kind == "pixels" else case.images
+        assert whole is not None, "cases that are no pixels are left out"
+        feed = {"pixels" if kind == "pixels" else "input": whole[rows]}
         return dict(zip(names, loaded.run(names, feed), strict=True))
 
     return run

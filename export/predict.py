@@ -70,6 +70,7 @@ def message(data: bytes | int) -> Iterator[tuple[int, Any]]:
     """(field number, value) of a protobuf message: int, or bytes for whatever has a length. PredictError: malformed."""
     if isinstance(data, int):
         raise PredictError("the model is no ONNX file: a number where a message should be")
+    at = 0
 
     def varint() -> int:
         nonlocal at
@@ -82,7 +83,6 @@ def message(data: bytes | int) -> Iterator[tuple[int, Any]]:
                 return value
         raise PredictError("the model is no ONNX file: a number without end")
 
-    at = 0
     try:
         while at < len(data):
             number, kind = divmod(varint(), 8)
@@ -294,7 +294,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def signature(session: onnxruntime.InferenceSession) -> tuple[list[tuple], list[tuple]]:
+def signature(session: onnxruntime.InferenceSession) -> tuple[list[tuple], ...]:
     """The inputs and outputs of a session, as in SIGNATURES."""
     ends = session.get_inputs(), session.get_outputs()
     return tuple([(end.name, end.shape, end.type) for end in side] for side in ends)
@@ -338,7 +338,7 @@ def open_image(source: "str | os.PathLike[str] | bytes | Image") -> "Image":
             if width * height > MAX_PIXELS:
                 raise PredictError(f"has {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
             if image.format == "PNG" and getattr(image, "is_animated", False):
-                raise PredictError(f"is animated ({image.n_frames} frames); save one of them")
+                raise PredictError(f"is animated ({getattr(image, 'n_frames', 'several')} frames); save one of them")
             image.draft(None, (4 * WORKING, 4 * WORKING))
             image.load()
             return upright(image)
@@ -612,7 +612,7 @@ class Piece:
         """Whether filling it across and down adds little, as with a one and with what a digit's stroke encloses."""
         mask = self.mask
         filled = max(np.count_nonzero(filled_along(mask)), np.count_nonzero(filled_along(mask.T)))
-        return filled <= 1.25 * self.area
+        return bool(filled <= 1.25 * self.area)
 
     def surrounds(self, other: "Piece") -> bool:
         """Whether this piece is above, below, left and right of the other's box, on the lines of its middle."""
@@ -739,7 +739,7 @@ def encloses(outer: Piece, inner: Piece) -> bool:
         return False  # its box is not within the other's
     mask = inner.mask
     outline = mask & ~shrunk(mask, 1)
-    return np.count_nonzero(grown(outer.labels >= 0, 3) & outline) > 0.85 * np.count_nonzero(outline)
+    return bool(np.count_nonzero(grown(outer.labels >= 0, 3) & outline) > 0.85 * np.count_nonzero(outline))
 
 
 def without_frames(strokes: list[Piece]) -> list[Piece]:
@@ -1184,10 +1184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OutputLost as lost:
-        error = lost.args[0]
-        if isinstance(error, BrokenPipeError):  # `| head` has enough
+        cause = lost.args[0]
+        if isinstance(cause, BrokenPipeError):  # `| head` has enough
             return 0
-        say_error(f"standard output cannot be written: {getattr(error, 'strerror', None) or error}")
+        say_error(f"standard output cannot be written: {getattr(cause, 'strerror', None) or cause}")
         return 1
 
 

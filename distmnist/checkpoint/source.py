@@ -61,6 +61,7 @@ def load(path: Path) -> tuple[list[Trained], list[str]]:
         checkpoint, trouble = read(storage.load_newest, folder)
         if trouble:
             warnings.append(f"{trouble}; taking the one before it")
+        assert checkpoint is not None, "there is a file"
         trained = from_checkpoint(checkpoint, folder)
         if trained.name in nets:
             raise UsageError(f"{path} holds {trained.name} twice; name one of its checkpoints")
@@ -101,7 +102,7 @@ def read(how: Callable[[Path], T], path: Path) -> T:
 def from_checkpoint(checkpoint: Checkpoint, where: Path) -> Trained:
     """Raises UsageError if its weights are of no model here, or not those that its result is of."""
     options, result = checkpoint.config, checkpoint.result
-    name = options.get("model")
+    name = str(options.get("model"))
     net = build(name, options, where)
     fill(net, checkpoint.model, where)
     digest = storage.weights_sha256(net.state_dict())
@@ -110,14 +111,14 @@ def from_checkpoint(checkpoint: Checkpoint, where: Path) -> Trained:
     return Trained(name, net, digest, options, checkpoint.dataset, result, checkpoint.written, checkpoint.versions)
 
 
-def build(name: Json, options: Mapping[str, Json], where: Path) -> nn.Module:
+def build(name: str, options: Mapping[str, Json], where: Path) -> nn.Module:
     """The net `name` of MODELS, not yet with its weights. Raises UsageError: unknown net or options."""
     activation, dropout = options.get("activation", "relu"), options.get("dropout", 0.0)
     if name not in MODELS:
         raise UsageError(f"{where} holds the net {name!r}; distmnist.models has {', '.join(MODELS)}")
     if activation not in ACTIVATIONS or not isinstance(dropout, float | int) or not 0 <= dropout < 1:
         raise UsageError(f"{where} has activation {activation!r} and dropout {dropout!r}, which no net has")
-    return build_model(name, activation=activation, dropout=float(dropout))
+    return build_model(name, activation=str(activation), dropout=float(dropout))
 
 
 def fill(net: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:

@@ -111,7 +111,7 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, str | None]:
     for name in (LAST, PREVIOUS):
         if (folder / name).exists():
             try:
-                return load(folder / name), trouble and str(trouble)
+                return load(folder / name), str(trouble) if trouble else None
             except CheckpointError as error:
                 trouble = trouble or error
     if trouble:

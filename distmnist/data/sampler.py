@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Iterator, Sized
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler
 
 from distmnist.seeds import generator
 
@@ -48,7 +48,7 @@ class Share(NamedTuple):
     indices: Tensor
 
 
-class GlobalBatchSampler(DistributedSampler):
+class GlobalBatchSampler(DistributedSampler[int]):
     """A DistributedSampler without padding: each global batch is shared out over the replicas, no digit twice.
 
     Iterated over, it yields this replica's digits of the epoch set by `set_epoch`. The order depends on seed and
@@ -59,7 +59,9 @@ class GlobalBatchSampler(DistributedSampler):
         self, dataset: Sized, *, batch_size: int, num_replicas: int, rank: int, seed: int, parts: int | None = None
     ) -> None:
         """`parts`: how many shares each batch is cut into, a multiple of the replicas; default one a replica."""
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed, drop_last=False)
+        # torch's sampler asks a data set for nothing but its length.
+        known = cast("Dataset[int]", dataset)
+        super().__init__(known, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed, drop_last=False)
         self.batch_size = batch_size
         self.parts = parts or num_replicas
         each = self.parts // num_replicas
@@ -68,7 +70,7 @@ class GlobalBatchSampler(DistributedSampler):
     @property
     def plan(self) -> EpochPlan:
         """The plan of the epoch set by `set_epoch`."""
-        return EpochPlan(self.seed, self.epoch, len(self.dataset), self.batch_size)
+        return EpochPlan(self.seed, self.epoch, len(cast(Sized, self.dataset)), self.batch_size)
 
     def batches(self, start: int = 0, device: torch.device | str = "cpu") -> Iterator[list[Share]]:
         """This replica's shares of each global batch, from step `start` on. Holds this replica's digits alone."""

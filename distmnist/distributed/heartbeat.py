@@ -187,6 +187,7 @@ class Heartbeat:
 
     def _evidence(self) -> Failure | None:
         """What another rank has reported, or that one has ended or fallen silent; None if nothing shows in time."""
+        assert self.store is not None
         first: dict[int, int] = {}
         deadline = time.monotonic() + SILENT
         while True:

@@ -133,7 +133,7 @@ def meet(
     """
     store = dist.PrefixStore("distmnist", store)
     me = Member(uuid.uuid4().hex, rank, size, parent_process(), attempt())
-    store.append("members", json.dumps(dataclasses.asdict(me)) + "\n")
+    store.append("members", json.dumps(dataclasses.asdict(me)) + "\n")  # type: ignore[attr-defined]  # not in the stubs
     deadline = time.monotonic() + timeout
     name = gather_members(store, me, deadline) if rank == 0 else wait_for_leader(store, me, deadline, on_leader)
     return dist.PrefixStore(name, store)

@@ -141,6 +141,7 @@ class World:
 
     def _wait(self, key: str) -> bytes:
         """The value that another rank sets. The heartbeat ends the process if that rank hangs or is lost."""
+        assert self.store is not None
         for _ in polls():
             if self.store.check([key]):
                 break

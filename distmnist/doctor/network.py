@@ -85,7 +85,7 @@ def gloo_address() -> str | None:
                 probe.bind(address)
             except OSError:
                 continue
-            return address[0]
+            return str(address[0])
     return None
 
 
@@ -121,7 +121,7 @@ def route(host: str, interface: str = "") -> Route:
         except OSError as error:
             raise UsageError(f"no route from here to {host} ({address[0]}): {error.strerror}") from error
         mine = probe.getsockname()[0]
-    is_host = mine == address[0] or is_loopback(address[0])
+    is_host = mine == address[0] or is_loopback(str(address[0]))
     if interface:
         if not (named := interfaces().get(interface)):
             raise UsageError(f"interface {interface} has no address here; choose from {', '.join(interfaces())}")

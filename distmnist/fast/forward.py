@@ -52,7 +52,7 @@ class FunctionalMLP(nn.Module):
         return functional.linear(x, *self.last)
 
 
-def select_forward(model: nn.Module, device: torch.device, amp: str) -> nn.Module | None:
+def select_forward(model: nn.Module, device: torch.device, amp: str) -> OneDNNCNN | FunctionalMLP | None:
     """What computes the same function as `model`, with its parameters, and is faster; None if there is no such thing.
 
     oneDNN's tensors know few operations, ReLU among them, and autocast cannot convert them: hence this net alone.

@@ -14,7 +14,7 @@ from torch.futures import Future
 
 from distmnist.distributed.world import World
 from distmnist.fast.shared_memory import SharedMemory, share_memory
-from distmnist.training.gradients import DDPGradients, Gradients, TreeGradients, wrap
+from distmnist.training.gradients import DDPGradients, Gradients, TreeGradients, gradient_of, wrap
 from distmnist.training.loss import loss_sums
 from distmnist.training.stats import StepStats
 
@@ -93,7 +93,7 @@ class FastDDPGradients(FastGradients):
         differentiate((loss_sum, self.stats_parameter), (weight, stats))  # the parameter's gradient is the stats
 
     def finish(self) -> Tensor:
-        return self.stats_parameter.grad * self.average
+        return gradient_of(self.stats_parameter) * self.average
 
 
 def sum_in_shared_memory(memory: SharedMemory, bucket: dist.GradBucket) -> Future[Tensor]:

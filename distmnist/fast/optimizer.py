@@ -1,13 +1,14 @@
 """Optimizers by the fused kernels of torch.optim alone: the same bits."""
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distmnist.config import TrainConfig
+from distmnist.training.gradients import gradient_of
 
 
 class FusedOptimizer(abc.ABC):
@@ -34,7 +35,7 @@ class FusedOptimizer(abc.ABC):
         """Updates the parameters from their gradients."""
 
     def _gradients(self) -> list[Tensor]:
-        return [parameter.grad for parameter in self.parameters]
+        return [gradient_of(parameter) for parameter in self.parameters]
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros_like(parameter) for parameter in self.parameters]
@@ -55,7 +56,7 @@ class FusedOptimizer(abc.ABC):
 class FusedAdam(FusedOptimizer):
     """With torch's defaults for betas and eps."""
 
-    kernel = staticmethod(torch._fused_adam_)
+    kernel: Callable[..., object] = staticmethod(torch._fused_adam_)
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
         betas, common = (0.9, 0.999), {"eps": 1e-8, "weight_decay": weight_decay, "amsgrad": False, "maximize": False}
@@ -69,7 +70,7 @@ class FusedAdam(FusedOptimizer):
     @torch.no_grad()
     def step(self) -> None:
         self.updates += 1
-        tensors = self.parameters, self._gradients(), self.averages, self.squares, [], self.steps
+        tensors: Any = self.parameters, self._gradients(), self.averages, self.squares, [], self.steps
         self.kernel(*tensors, lr=self.lr, **self.constants)
 
 
@@ -90,7 +91,7 @@ class FusedSGD(FusedOptimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        tensors = self.parameters, self._gradients(), self.momenta
+        tensors: Any = self.parameters, self._gradients(), self.momenta
         torch._fused_sgd_(*tensors, lr=self.lr, is_first_step=False, **self.options)
 
 

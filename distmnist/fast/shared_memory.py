@@ -76,8 +76,8 @@ def share_memory(world: World, slot: int) -> SharedMemory | None:
         if not all(world.gather(peers is not None)):
             return None
         # Sent before anyone receives: a message that carries a file waits in the socket.
-        memory = attempt(lambda: make_memory(2 * world.size * slot, peers)) if world.is_main else True
-        if not all(world.gather(memory is not None)):
+        memory = attempt(lambda: make_memory(2 * world.size * slot, peers)) if world.is_main else None
+        if not all(world.gather(memory is not None or not world.is_main)):
             return None
         if not world.is_main:
             memory = attempt(lambda: receive_memory(peers[0]))
@@ -86,6 +86,7 @@ def share_memory(world: World, slot: int) -> SharedMemory | None:
         for peer in peers:
             peer.settimeout(None)
         sockets.pop_all()  # they stay open
+        assert memory is not None
         return SharedMemory(world, memory, peers)
 
 

@@ -1,18 +1,19 @@
 """The trainer's step with autograd's engine called directly; `Trainer.plain_step` says what it does."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from distmnist.data.loader import Shard
 
 if TYPE_CHECKING:
+    from distmnist.fast.gradients import FastGradients
     from distmnist.training.trainer import Trainer
 
 
 def fast_step(trainer: "Trainer", shards: list[Shard], count: int) -> None:
     """One optimizer step on a global batch of `count` images, of which `shards` are this rank's."""
-    gradients, precision = trainer.gradients, trainer.precision
+    gradients, precision = cast("FastGradients", trainer.gradients), trainer.precision
     gradients.clear()
     weight = precision.scale(torch.full((), gradients.average / count, device=trainer.world.device))
     for shard in shards:

@@ -38,7 +38,8 @@ class Row:
 def compare(material: Material) -> list[Row]:
     """The study's own figures, then what the other runs say, those with the same options together."""
     rows = []
-    for recipe, nets in (material.study or {"recipes": {}})["recipes"].items():
+    study: dict[str, Any] = material.study or {"recipes": {}}
+    for recipe, nets in study["recipes"].items():
         for net, entry in nets.items():
             of_it = [r.nets[net] for r in material.runs if r.of_study and net in r.nets]
             of_it = [n for n in of_it if n.options.get("recipe") == recipe]
@@ -46,7 +47,7 @@ def compare(material: Material) -> list[Row]:
             several = len(accuracy["values"]) > 1 and accuracy.get("low") is not None
             rows.append(
                 Row(
-                    label=f"{net}, {recipe}" if len(material.study["recipes"]) > 1 else net,
+                    label=f"{net}, {recipe}" if len(study["recipes"]) > 1 else net,
                     net=net,
                     nets=of_it,
                     values=accuracy["values"],

@@ -60,7 +60,7 @@ def make(material: Material, data_dir: Path | None) -> dict[str, bytes]:
     rows = comparison.compare(material)
     nets = answers.featured(material)
     test = reading.find_digits(material, data_dir).test if nets else None
-    shown = [answers.show(net, test) for net in nets]
+    shown = [answers.show(net, test) for net in nets if test]
     files: dict[str, bytes] = {}
     inlined = {}
     with plots.style():
@@ -154,7 +154,7 @@ def context(material: Material, rows: Sequence[Row], shown: Sequence[Shown], tes
         "drawable": {
             "mean": MEAN,
             "std": STD,
-            "nets": [carried(one, test) for one in drawable],
+            "nets": [carried(one, test) for one in drawable if test],
         },
     }
 
@@ -205,6 +205,10 @@ def encoded(array: np.ndarray) -> str:
     return base64.b64encode(array.astype("<f4").tobytes()).decode()
 
 
+def percent(value: float, places: int = 2) -> str:
+    return f"{100 * value:.{places}f}\u00a0%"
+
+
 def render(values: dict[str, Any], inlined: dict[str, str]) -> str:
     """The page. All is escaped on its way into it, but for the plots, which plots.inline made, and our own files."""
     import jinja2
@@ -218,7 +222,7 @@ def render(values: dict[str, Any], inlined: dict[str, str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": lambda value, places=2: f"{100 * value:.{places}f}\u00a0%",
+        "percent": percent,
         "sentence": lambda words: words[:1].upper() + words[1:],
         "shown": lambda value: json.dumps(value) if isinstance(value, dict | list | bool) else str(value),
     }

@@ -20,7 +20,6 @@ from distmnist.config import (
     TrainConfig,
     data_is_chosen,
     from_json,
-    of_class,
     option_flag,
     resolve,
     resolve_model,
@@ -160,7 +159,8 @@ def open_run(
     differ in it.
     """
     own = {name: asked.explicit[name] for name in ("data_dir", "threads") if name in asked.explicit}
-    explicit, directory, checkpoints = asked.explicit, None, {}
+    explicit, directory = asked.explicit, None
+    checkpoints: dict[str, Checkpoint] = {}
     with world.agreement():
         if world.is_main:
             output = asked.run.output
@@ -193,7 +193,7 @@ def is_same_command(config: dict[str, Any], asked: Job) -> bool:
     if asked.run.resume:
         return True
     before, now = from_json(config["given"]), asked.explicit
-    names = {*of_class(TrainConfig, before | now), "recipe"} - {"amp"} - ({"data"} - now.keys())  # noted as found
+    names = {*TrainConfig().options(), "model", "recipe"} - {"amp"} - ({"data"} - now.keys())  # noted as found
     return all(before.get(name) == now.get(name) for name in names)
 
 
@@ -248,9 +248,9 @@ def options_of(config: dict[str, Any], path: Path) -> tuple[Job, dict[str, Train
         in_force = {}
         for net, options in config["options"].items():
             values = own | from_json(options)
-            RunOptions(**of_class(RunOptions, values) | {"resume": False})
+            RunOptions.of(values | {"resume": False})
             if options:
-                in_force[net] = TrainConfig(**of_class(TrainConfig, values))
+                in_force[net] = TrainConfig.of(values)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     return asked, in_force

@@ -79,7 +79,7 @@ class Member:
         """The value of --data with which the run was begun, if it was."""
         config = self.config()
         described = config.get("dataset") if config else None
-        return datasets.option_of(described.get("name")) if isinstance(described, dict) else None
+        return datasets.option_of(str(described.get("name"))) if isinstance(described, dict) else None
 
     def summary(self) -> dict[str, Any] | None:
         """summary.json if the run is finished, with all its nets. Raises UsageError if it is not of distmnist."""
@@ -92,6 +92,12 @@ class Member:
             raise UsageError(f"{path} is not of distmnist; move {self.path} away to train that run again")
         finished = summary["status"] == "finished" and summary["models"].keys() >= set(resolve(self.given).models)
         return summary if finished else None
+
+    def result(self, net: str) -> dict[str, Any]:
+        """A net's entry in the summary of a finished run."""
+        summary = self.summary()
+        assert summary is not None
+        return summary["models"][net]
 
     def check_digits(self, dataset: DatasetFacts) -> None:
         """Raises UsageError if the run in `path` is finished, on other digits."""

@@ -241,7 +241,7 @@ class RunDirectory:
 
     def write_predictions(self, model: str, arrays: dict[str, np.ndarray]) -> None:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # the stub takes a name for an option
         self.write(f"{model}/predictions.npz", buffer.getvalue())
 
     def become_latest(self) -> str | None:

@@ -93,8 +93,8 @@ def work(arguments: Sequence[str] | None) -> int:
             }
 
         given, dataset = pool.find_digits(given, list(members_of(given).values()), log)
-        members = members_of(given)
-        jobs = pool.share_out(own.jobs, given.get("threads"), resolve(given).run.device, len(members))
+        members, asked = members_of(given), resolve(given).run
+        jobs = pool.share_out(own.jobs, asked.threads, asked.device, len(members))
         findings = Findings(dataset, members, given, jobs)
         log.say(
             f"{len(own.recipes)} recipes x {own.repeats} random seeds, {jobs}; {findings.done} of {len(members)} runs"

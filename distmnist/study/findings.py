@@ -50,7 +50,9 @@ class Findings:
     def add(self, member: Member) -> str:
         """Takes the finished member in. Returns a line about it."""
         key = next(key for key, one in self.members.items() if one is member)
-        self.summaries[key] = summary = member.summary()
+        summary = member.summary()
+        assert summary is not None, "it is finished"
+        self.summaries[key] = summary
         member.check_digits(self.dataset)
         told = "  ".join(f"{net} {summary['models'][net]['test_accuracy']:.2%}" for net in self.nets)
         return f"{member.path.name}  {told}  ({self.done} of {len(self.members)})"

@@ -70,6 +70,9 @@ class Listed(Search):
     def __iter__(self) -> Iterator[tuple[int, Setting]]:
         return iter(enumerate(self.known))
 
+    def tell(self, number: int, accuracy: float | None) -> None:
+        pass
+
 
 class Optuna(Search):
     """A search by Optuna's tree of Parzen estimators: each setting follows from the held-out accuracies so far.
@@ -98,7 +101,8 @@ class Optuna(Search):
         self.accuracies: dict[tuple[Any, ...], float] = {}
 
     def __iter__(self) -> Iterator[tuple[int, Setting]]:
-        repeated, tried = 0, set()
+        repeated = 0
+        tried: set[tuple[Any, ...]] = set()
         while len(tried) < self.count and repeated < self.PATIENCE:
             trial = self.study.ask()
             setting = {name: trial.suggest_categorical(name, values) for name, values in self.space.items()}

@@ -63,18 +63,18 @@ class Trials:
 
     def add(self, member: Member, error: RunError | None) -> int | None:
         """Takes in a run. Returns the trial's number if that was its last one."""
-        number, seed = self.numbers[member.path], member.given["seed"]
+        number, seed = self.numbers[member.path], int(str(member.given["seed"]))
         if error:
             self.runs[number, seed] = str(error)
         else:
-            figures = member.summary()["models"][self.net]
+            figures = member.result(self.net)
             self.runs[number, seed] = figures["val_accuracy"], figures["train_seconds"]
         return number if all((number, seed) in self.runs for seed in self.seeds) else None
 
     def accuracy(self, number: int) -> float | None:
         """The mean on held-out digits; None if a run of the trial failed."""
         trial = self.trial(number)
-        return trial and trial["val_accuracy"]["mean"]
+        return trial["val_accuracy"]["mean"] if trial else None
 
     def choose(self) -> Trial:
         """The winner. Raises RunError if every trial failed."""
@@ -112,7 +112,7 @@ class Trials:
 
     def test(self, chosen: Trial, members: Sequence[Member]) -> None:
         """Reads what the winner's runs, which are finished, say of the test digits."""
-        figures = [member.summary()["models"][self.net] for member in members]
+        figures = [member.result(self.net) for member in members]
         self.winner = {
             "trial": chosen["trial"],
             "options": chosen["options"],

@@ -36,7 +36,7 @@ class Gradients:
         self.module: nn.Module = model
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    def warm_up(self, images: Tensor, labels: Tensor, autocast: Callable[[], AbstractContextManager]) -> None:
+    def warm_up(self, images: Tensor, labels: Tensor, autocast: Callable[[], AbstractContextManager[object]]) -> None:
         """What is to be done before the first step, with a batch of no images; `autocast` as in the steps."""
 
     def clear(self) -> None:
@@ -68,7 +68,7 @@ class DDPGradients(Gradients):
         self.average = world.size
         self.module = wrap(model, world)
 
-    def warm_up(self, images: Tensor, labels: Tensor, autocast: Callable[[], AbstractContextManager]) -> None:
+    def warm_up(self, images: Tensor, labels: Tensor, autocast: Callable[[], AbstractContextManager[object]]) -> None:
         for _ in range(self.WARM_UPS):
             self.clear()
             with autocast():
@@ -105,7 +105,7 @@ class TreeGradients(Gradients):
         self.leaves: list[Tensor] = []
 
     def collect(self, stats: Tensor) -> None:
-        pieces = [parameter.grad.reshape(-1) for parameter in self.parameters]
+        pieces = [gradient_of(parameter).reshape(-1) for parameter in self.parameters]
         self.leaves.append(torch.cat([*pieces, stats]))
         self.clear()
 
@@ -113,11 +113,18 @@ class TreeGradients(Gradients):
         sizes = [parameter.numel() for parameter in self.parameters]
         total = tree_sum(self.all_gather(tree_sum(self.leaves)))
         self.leaves = []
-        *pieces, stats = total.split([*sizes, total.numel() - sum(sizes)])
-        for parameter, piece in zip(self.parameters, pieces, strict=True):
+        parts: tuple[Tensor, ...] = total.split([*sizes, total.numel() - sum(sizes)])
+        for parameter, piece in zip(self.parameters, parts[:-1], strict=True):
             # A gradient must be laid out like its parameter (channels last): fused updates walk both as they lie.
             parameter.grad = torch.empty_like(parameter).copy_(piece.view(parameter.shape))
-        return stats
+        return parts[-1]
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    """Of a trained parameter, after backward."""
+    gradient: Tensor | None = parameter.grad
+    assert gradient is not None
+    return gradient
 
 
 def tree_sum(leaves: list[Tensor]) -> Tensor:

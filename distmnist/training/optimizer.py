@@ -28,14 +28,14 @@ class Optimizer(Protocol):
 def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
     """torch.optim's, fused, on the parameters that are trained."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    common = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    lr, decay = config.lr, config.weight_decay
     match config.optimizer:
         case "adam":
-            return torch.optim.Adam(trained, **common)
+            return torch.optim.Adam(trained, lr=lr, weight_decay=decay, fused=True)
         case "adamw":
-            return torch.optim.AdamW(trained, **common)
+            return torch.optim.AdamW(trained, lr=lr, weight_decay=decay, fused=True)
         case "sgd":
-            return torch.optim.SGD(trained, momentum=config.momentum, **common)
+            return torch.optim.SGD(trained, lr=lr, momentum=config.momentum, weight_decay=decay, fused=True)
     raise AssertionError(config.optimizer)
 
 

@@ -42,14 +42,13 @@ def choose_parts(model: nn.Module, config: TrainConfig, world: World, amp: str) 
     from distmnist.fast.step import fast_step
 
     names = ["autograd engine", "fused optimizer kernel"]
-    net = select_forward(model, world.device, amp)
-    if net:
-        names.append(net.name)
-    else:
-        net = model.to(memory_format=torch.channels_last)
-    optimizer = build_fused_optimizer(model.parameters(), config)
+    faster = select_forward(model, world.device, amp)
+    if faster:
+        names.append(faster.name)
+    net = faster or model.to(memory_format=torch.channels_last)
+    fused = build_fused_optimizer(model.parameters(), config)
     gradients = build_fast_gradients(net, world, config.virtual_ranks, config.label_smoothing)
-    return Parts(net, optimizer, gradients, fast_step, (*names, *gradients.replacements))
+    return Parts(net, fused, gradients, fast_step, (*names, *gradients.replacements))
 
 
 def fast_is_there() -> bool:

@@ -1,7 +1,7 @@
 """Automatic mixed precision: the only place that casts, scales, unscales and clips."""
 
 import contextlib
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.last_scale = self.scaler.get_scale()
 
-    def autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
@@ -50,10 +50,11 @@ class Precision:
         Only a lower scale tells: with a fused optimizer of torch.optim, `GradScaler.step` returns None either way. To
         read the scale the host waits for the device; without fp16 nothing is waited for.
         """
+        stepped = cast(torch.optim.Optimizer, optimizer)  # GradScaler asks no more of it than `Optimizer` has
         if self.grad_clip:
-            self.scaler.unscale_(optimizer)
+            self.scaler.unscale_(stepped)
             nn.utils.clip_grad_norm_(parameters, self.grad_clip)
-        self.scaler.step(optimizer)
+        self.scaler.step(stepped)
         self.scaler.update()
         before, self.last_scale = self.last_scale, self.scaler.get_scale()
         return self.last_scale >= before

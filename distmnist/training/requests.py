@@ -4,8 +4,12 @@ import enum
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Self
+
+Handler = Callable[[int, FrameType | None], object]
+"""Of a signal."""
 
 
 class Request(enum.IntFlag):
@@ -38,10 +42,10 @@ class Signals:
         return request
 
     def __enter__(self) -> Self:
-        self.before: dict[signal.Signals, object] = {}
+        self.before: dict[signal.Signals, Handler | int | None] = {}
         if threading.current_thread() is not threading.main_thread():
             return self
-        handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop}
+        handlers: dict[signal.Signals, Handler] = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop}
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # not on Windows
             handlers[signal.SIGHUP] = self._stop
         if hasattr(signal, "SIGUSR1"):  # not on Windows
@@ -59,5 +63,5 @@ class Signals:
         elif number == signal.SIGINT and time.monotonic() - self.arrived > 1:
             raise KeyboardInterrupt
 
-    def _keep(self, _number: int, _: FrameType | None) -> None:
+    def _keep(self, number: int, _: FrameType | None) -> None:
         self.checkpoint = True

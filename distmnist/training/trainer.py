@@ -297,7 +297,7 @@ class Trainer:
         takers = [callback for callback in self.callbacks if type(callback).on_checkpoint is not Callback.on_checkpoint]
         if not takers:
             return
-        finished = self.progress.is_at_end() and self.evaluation is not None
+        tested = self.evaluation if self.progress.is_at_end() else None
         checkpoint = Checkpoint(
             model=state,
             optimizer=state_on_cpu(self.optimizer),
@@ -305,7 +305,7 @@ class Trainer:
             progress=self.progress.state(),
             config={"model": self.config.model, **to_json(self.config.options())},
             dataset=self.data.describe(),
-            result=self._figures(self.evaluation) if finished else None,
+            result=self._figures(tested) if tested else None,
             fast=self.parts.replacements,
         )
         for callback in takers:

@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distmnist.machine import has_native_bf16, processor, usable_cores
-from distmnist.runs.rundir import versions
+from distmnist.machine import has_native_bf16, processor, usable_cores, versions
 
 Rows = list[list[str]]
 

@@ -4,6 +4,7 @@ python -m distmnist.machine [PROCESSES]    prints two numbers: how many processe
 """
 
 import ctypes
+import importlib
 import os
 import platform
 import re
@@ -14,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from distmnist import __version__
 
 
 def hardware(device: torch.device) -> str:
@@ -83,6 +86,13 @@ def has_native_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 itself (AVX512-BF16, AMX or Arm BF16); emulation is slower than float32."""
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Of all that a result may depend on: this project, torch, numpy, Python, and the packages `more`."""
+    named = {name: str(importlib.import_module(name).__version__) for name in ("torch", "numpy")}
+    others = {name: str(importlib.import_module(name).__version__) for name in more}
+    return {"distmnist": __version__, **named, "python": platform.python_version(), **others}
 
 
 def flush_denormals() -> bool:

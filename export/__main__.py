@@ -15,7 +15,8 @@ from distmnist.distributed.failure import print_failure
 from distmnist.distributed.launcher import refuse_separate_tasks
 from distmnist.errors import UsageError
 
-OPSETS, DEFAULT_OPSET = range(18, 26), 18
+from .opsets import DEFAULT_OPSET, OPSETS
+
 LINES = 6
 """Failures named on the console; the others are in the report."""
 

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy
 import onnx
 import onnxruntime
 import torch
 
-from distmnist import __version__
 from distmnist.checkpoint import source
 from distmnist.checkpoint.source import Trained
 from distmnist.checkpoint.storage import weights_sha256, write_atomically
@@ -19,10 +17,12 @@ from distmnist.commandline import hint
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, DatasetFacts
 from distmnist.errors import UsageError
+from distmnist.machine import versions
 from distmnist.runs.rundir import newer_than_latest, noted_data
 from distmnist.streams import say, warn
 
 from . import folder, gate, int8, onnx_file, parity, provenance, publish, reference, torchscript
+from .opsets import DEFAULT_OPSET
 from .reference import Case
 
 OLDEST_RUNTIME = "1.15"
@@ -100,7 +100,7 @@ def keep(path: Path, report: dict[str, Any], failures: list[str]) -> str:
 
 def requirements(opset: int) -> str:
     """Of predict.py. A newer opset than the default needs a newer runtime: the one that proved it is known to do."""
-    runtime = OLDEST_RUNTIME if opset == onnx_file.DEFAULT_OPSET else onnxruntime.__version__
+    runtime = OLDEST_RUNTIME if opset == DEFAULT_OPSET else onnxruntime.__version__
     return f"onnxruntime>={runtime}\nnumpy>=1.24\nPillow>=10\n"
 
 
@@ -158,7 +158,7 @@ def prove(
     report = {
         "schema": folder.SCHEMA,
         "sha256": "",
-        "versions": versions(),
+        "versions": versions("onnx", "onnxruntime"),
         "dataset": dataset.describe().to_json(),
         "bound": parity.BOUND,
         "batches": parity.BATCHES,
@@ -223,16 +223,6 @@ def find_digits(wanted: list[str], data_dir: Path | None, noted: list[Path]) -> 
     if len(names) > 1:
         raise UsageError(f"the nets were tested on different data sets, {', '.join(names)}; export one at a time")
     return datasets.load_tested(names[0], data_dir, noted, "the proof needs its test digits")
-
-
-def versions() -> dict[str, str]:
-    return {
-        "distmnist": __version__,
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "numpy": numpy.__version__,
-    }
 
 
 def say_results(report: dict[str, Any]) -> None:

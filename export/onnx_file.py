@@ -14,12 +14,6 @@ from torch import Tensor, nn
 from distmnist.data.datasets import normalise
 from distmnist.errors import RunError
 
-OPSETS = range(18, 26)
-"""torch's exporter writes 18 itself and its converter reaches 25; below and above it silently keeps another opset."""
-
-DEFAULT_OPSET = 18
-"""Read by the oldest runtimes: it needs IR version 8 only. ONNX Runtime 1.15.0 was tried, on all four files."""
-
 PREFIX = "net."
 
 

@@ -13,8 +13,8 @@ from distmnist.data import datasets
 from distmnist.distributed.world import World, choose_device
 from distmnist.doctor import network
 from distmnist.errors import UsageError
-from distmnist.machine import default_processes, default_threads, processor, usable_cores
-from distmnist.runs.rundir import RUNS, versions
+from distmnist.machine import default_processes, default_threads, processor, usable_cores, versions
+from distmnist.runs.rundir import RUNS
 from distmnist.training.precision import choose_amp
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"

@@ -20,9 +20,8 @@ from distmnist.doctor import checks, measurements, network
 from distmnist.doctor.checks import OK, PROBLEM, WARNING, Finding
 from distmnist.doctor.measurements import StepTimes
 from distmnist.errors import RunError, UsageError
-from distmnist.machine import die_with_parent
+from distmnist.machine import die_with_parent, versions
 from distmnist.runs.job import set_up_machine
-from distmnist.runs.rundir import versions
 
 SLOW = 1.5
 """A rank whose steps take this many times the ranks' median is called slow."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from distmnist.distributed.failure import PeerLost
 from distmnist.distributed.world import World
 
-PATIENCE = 10.0
+SETUP_SECONDS = 10.0
 """Seconds for which a socket waits while the memory is set up, if the time-out is not shorter."""
 
 
@@ -66,7 +66,7 @@ def share_memory(world: World, slot: int) -> SharedMemory | None:
         return None
     slot = -(-slot // mmap.PAGESIZE) * mmap.PAGESIZE
     name = world.broadcast(f"distmnist-{secrets.token_hex(8)}")
-    patience = min(PATIENCE, world.heartbeat.timeout / 2)
+    patience = min(SETUP_SECONDS, world.heartbeat.timeout / 2)
     with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as sockets:
         # After each step all say whether it succeeded: where it fails on one rank, all give up.
         listening = attempt(lambda: listen(listener, address(name, world.rank), world.size, patience))

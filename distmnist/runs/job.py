@@ -39,11 +39,12 @@ from distmnist.machine import (
     hardware,
     keep_float32,
     keep_freed_memory,
+    versions,
 )
 from distmnist.models.published import MODELS, build_model
 from distmnist.runs import summary
 from distmnist.runs.callbacks import ConsoleOutput, RequestOnSignal, SaveCheckpoints, listed
-from distmnist.runs.rundir import Launch, RunDirectory, newer_than_latest, noted_data, versions
+from distmnist.runs.rundir import Launch, RunDirectory, newer_than_latest, noted_data
 from distmnist.training.callbacks import Callback
 from distmnist.training.parts import choose_parts
 from distmnist.training.precision import choose_amp

@@ -33,7 +33,7 @@ from distmnist.training.requests import Request
 POLL = 0.05
 """Seconds between two looks at the processes."""
 
-PATIENCE = 30.0
+STOP_SECONDS = 30.0
 """Seconds that a process that was asked to stop has for its checkpoint: what torchrun grants."""
 
 
@@ -264,7 +264,7 @@ def stop(running: Sequence[Running]) -> None:
     """Has the processes keep a checkpoint and end; one that takes too long is killed, and keeps the one before."""
     for one in running:
         one.process.terminate()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + STOP_SECONDS
     for one in running:
         try:
             one.process.wait(max(0.0, deadline - time.monotonic()))

@@ -5,33 +5,21 @@ import io
 import itertools
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 
-from distmnist import __version__
 from distmnist.checkpoint import storage
 from distmnist.checkpoint.record import Checkpoint
 from distmnist.checkpoint.storage import write_atomically
 from distmnist.errors import RunError, UsageError
+from distmnist.machine import versions
 
 RUNS, LATEST = Path("runs"), "latest"
-
-
-def versions() -> dict[str, str]:
-    """Of everything that a result may depend on."""
-    return {
-        "distmnist": __version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distmnist.errors import UsageError
-from distmnist.runs import rundir
 
 try:
-    import scipy
     from scipy import stats
 except ModuleNotFoundError as error:
     raise UsageError("the statistics need scipy; install distmnist with the extra: pip install '.[study]'") from error
@@ -29,11 +27,6 @@ RESAMPLES = 9999
 
 BATCH = 100
 """Resamples held in memory at a time: 10,000 digits each."""
-
-
-def versions() -> dict[str, str]:
-    """Of everything that figures and conclusions may depend on."""
-    return {**rundir.versions(), "scipy": scipy.__version__}
 
 
 class Interval(NamedTuple):

@@ -4,7 +4,7 @@ from typing import Any
 
 from distmnist.checkpoint.record import ModelResult
 from distmnist.data.datasets import Dataset
-from distmnist.runs.rundir import versions
+from distmnist.machine import versions
 
 PUBLISHED = {"mlp": (0.9742, 0.0013), "cnn": (0.9888, 0.0006)}
 """net -> test accuracy and test loss, in the convention of `notebook_test_loss`: the published work's results."""

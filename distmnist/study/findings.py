@@ -10,9 +10,10 @@ import numpy as np
 from distmnist.config import resolve
 from distmnist.data.datasets import DatasetFacts
 from distmnist.errors import UsageError
+from distmnist.machine import versions
 from distmnist.runs import claims
 from distmnist.runs.pool import Jobs, Member
-from distmnist.runs.significance import LEVEL, Answers, Comparison, compare, spread, versions
+from distmnist.runs.significance import LEVEL, Answers, Comparison, compare, spread
 from distmnist.runs.summary import PUBLISHED, align
 
 LEGEND = """\
@@ -65,7 +66,7 @@ class Findings:
             "dataset": self.dataset.to_json(),
             "repeats": len(self.seeds),
             "seeds": self.seeds,
-            "versions": versions(),
+            "versions": versions("scipy"),
             "jobs": str(self.jobs),
             "recipes": {recipe: self._figures(recipe) for recipe in self.recipes},
             **self._conclude(),

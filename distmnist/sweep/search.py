@@ -80,7 +80,7 @@ class Optuna(Search):
     `known`: the settings of an earlier attempt, tried first and in the same order. None is tried twice.
     """
 
-    PATIENCE = 100
+    REPEATED_PROPOSALS = 100
     """Proposals in a row that were all tried before; then the search ends."""
 
     def __init__(self, space: Space, count: int, seed: int, known: Sequence[Setting] = ()) -> None:
@@ -103,7 +103,7 @@ class Optuna(Search):
     def __iter__(self) -> Iterator[tuple[int, Setting]]:
         repeated = 0
         tried: set[tuple[Any, ...]] = set()
-        while len(tried) < self.count and repeated < self.PATIENCE:
+        while len(tried) < self.count and repeated < self.REPEATED_PROPOSALS:
             trial = self.study.ask()
             setting = {name: trial.suggest_categorical(name, values) for name, values in self.space.items()}
             key = tuple(setting.values())

@@ -11,9 +11,10 @@ from typing import Any
 
 from distmnist.config import option_flag
 from distmnist.errors import RunError
+from distmnist.machine import versions
 from distmnist.runs import claims
 from distmnist.runs.pool import Member
-from distmnist.runs.significance import spread, versions
+from distmnist.runs.significance import spread
 from distmnist.runs.summary import align
 
 RULE = (
@@ -131,7 +132,7 @@ class Trials:
             **self.facts,
             "model": self.net,
             "seeds": self.seeds,
-            "versions": versions(),
+            "versions": versions("scipy"),
             "rule": RULE,
             "proposed": list(self.settings.values()),
             "trials": self.entries(),

@@ -25,7 +25,8 @@ from distmnist.data import datasets
 from distmnist.data.datasets import DatasetFacts, normalise
 from distmnist.models import published
 from export import __main__ as command
-from export import onnx_file, predict, provenance, torchscript
+from export import predict, provenance, torchscript
+from export.opsets import OPSETS
 
 pytest_plugins = ["export_fixtures"]
 pytestmark = pytest.mark.usefixtures("few_batches")  # all of them: test_export_parity.py
@@ -99,7 +100,7 @@ def test_torchscript_is_left_out_with_a_clear_line_where_torch_refuses_it(
     assert command.main(["--verify", str(tmp_path / "out")]) == 0
 
 
-@pytest.mark.parametrize("opset", [onnx_file.OPSETS[0], onnx_file.OPSETS[-1]])
+@pytest.mark.parametrize("opset", [OPSETS[0], OPSETS[-1]])
 def test_the_opset_asked_for_is_the_opset_in_the_file(trained_run: Path, tmp_path: Path, opset: int) -> None:
     out = tmp_path / "out"
     assert command.main([str(trained_run / "mlp" / "last.pt"), "--output", str(out), "--opset", str(opset)]) == 0
@@ -116,9 +117,8 @@ def test_an_opset_out_of_range_is_refused(trained_run: Path, opset: str, capsys:
     assert lines(capsys.readouterr().err) == [f"distmnist: --opset {opset} must be 18 to 25"]
 
 
-def test_the_range_on_the_command_line_is_the_exporters_and_predicts() -> None:
-    assert (command.OPSETS, command.DEFAULT_OPSET) == (onnx_file.OPSETS, onnx_file.DEFAULT_OPSET)
-    assert predict.OPSETS == onnx_file.OPSETS
+def test_predict_reads_the_opsets_that_are_written() -> None:
+    assert predict.OPSETS == OPSETS
 
 
 def test_no_file_names_a_path_of_this_machine(exported: Path) -> None:

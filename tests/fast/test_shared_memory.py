@@ -41,7 +41,7 @@ def test_every_rank_reads_what_every_rank_wrote_however_fast_the_others_are(size
 
 
 def share_where_rank_1_is_elsewhere(world):
-    shared_memory.PATIENCE = 0.5
+    shared_memory.SETUP_SECONDS = 0.5
     if world.rank == 1:
         shared_memory.address = lambda name, rank: f"\0elsewhere-{name}-{rank}".encode()
     return share_memory(world, slot=4) is None

@@ -1,7 +1,7 @@
 """Every option of a training run: declared, documented and checked here, once; and how they are resolved to a `Job`.
 
-The command line, the JSON in config.json and the comparison between ranks are all made from the fields of
-`TrainConfig` and `RunOptions`. Nothing heavy is imported, so that `--help` and a mistyped option answer at once.
+The command line and config.json are made from the fields of `TrainConfig` and `RunOptions`; ranks compare those of
+`TrainConfig`. Nothing heavy is imported, so that `--help` and a mistyped option answer at once.
 """
 
 import dataclasses
@@ -86,7 +86,7 @@ class _Checked:
 
     @classmethod
     def of(cls, options: Mapping[str, Value]) -> Self:
-        """Made of those of the options that it has. Raises UsageError."""
+        """Made of the options that it declares; the rest are ignored. Raises UsageError."""
         own: dict[str, Any] = {name: options[name] for name in options if name in cls.__dataclass_fields__}
         return cls(**own)
 
@@ -106,8 +106,8 @@ class _Checked:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(_Checked):
-    """What the trained weights of one model depend on, apart from the data: ranks compare it, and a resumed run keeps
-    it. Raises UsageError for a value that an option may not have.
+    """What one model is trained with. Ranks compare it, and a resumed run keeps it: only `max_steps` may change, and,
+    with a constant schedule, `epochs` may grow. Raises UsageError for a value that an option may not have.
     """
 
     model: str = option(
@@ -226,7 +226,7 @@ class TrainConfig(_Checked):
     )
     amp: str = option(
         "auto",
-        "automatic mixed precision; auto: what the device computes natively",
+        "automatic mixed precision; auto: bf16 where it is native, else fp16 on GPUs and off on CPUs",
         group=MACHINE,
         choices=("auto", "off", "bf16", "fp16"),
     )
@@ -238,7 +238,9 @@ class TrainConfig(_Checked):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions(_Checked):
-    """What does not change the weights: places, the machine, and which recipe the settings came from."""
+    """What is not compared and may change at a resume: paths, the machine (whose threads and device may change the
+    last bits), and the name of the recipe, whose settings are in `TrainConfig`.
+    """
 
     recipe: str = option(
         "reference",
@@ -260,8 +262,12 @@ class RunOptions(_Checked):
         group=RUN,
         metavar="DIR",
     )
-    resume: bool = option(False, "go on with the run in --output, with its options", group=RUN)
-    print_fast: bool = option(False, "print for each net what --fast replaces here, and exit", group=RUN)
+    resume: bool = option(
+        False,
+        "resume the run in --output with its own options; only --max-steps and, with a constant schedule, a larger"
+        " --epochs may change its training",
+        group=RUN,
+    )
     checkpoint_steps: int = option(
         0,
         "keep a checkpoint every this many steps; always at the end of an epoch and when interrupted",
@@ -282,7 +288,7 @@ class RunOptions(_Checked):
     )
     timeout: float = option(
         300.0,
-        "seconds that a process waits for the others before it gives up",
+        "seconds without progress after which a process counts as hung",
         group=MACHINE,
         valid=lambda value: 0 < value <= MAX_TIMEOUT,
         must=f"be above 0 and at most {MAX_TIMEOUT:.0f}, a week",

@@ -40,7 +40,7 @@ class Epoch:
 class ProgressState:
     """How far a fit has come. global_step: batches consumed; optimizer_steps: without those that fp16 skipped.
 
-    loss_sum: nats, over the images of the epoch so far; seconds: of training alone, in all and in this epoch.
+    loss_sum: nats, over the images of the epoch so far; train_seconds, epoch_seconds: of training alone.
     """
 
     global_step: int
@@ -79,11 +79,11 @@ class ModelResult:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Everything that training is resumed from, and what is told of the model.
+    """Everything that training is resumed from, and the model's description.
 
     model: the bare state dict; optimizer, scaler: torch's own states; config: the options that change the result, with
     the model's name; fast: what replaced plain PyTorch, in words; result: None until training is finished; written:
-    UTC. Tensors are on the CPU.
+    UTC; versions: of what it was trained with. Tensors are on the CPU.
     """
 
     model: dict[str, Tensor]

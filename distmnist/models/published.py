@@ -1,4 +1,5 @@
-"""The two published classifiers. Pixels in, logits out; a third net is a class here and a line in `MODELS`.
+"""The two published classifiers. Pixels in, logits out; a third net is a class here, a line in `MODELS`, and
+a name in config.py's `MODEL_NAMES`.
 
 `distmnist.fast.forward` has a faster `forward` for each of these two: keep them in sync; a test compares them. A class
 of its own is trained as it is written.

@@ -52,7 +52,7 @@ def choose_parts(model: nn.Module, config: TrainConfig, world: World, amp: str) 
 
 
 def fast_is_there() -> bool:
-    """Whether distmnist/fast is: nothing needs it."""
+    """Whether the optional package distmnist.fast is installed."""
     try:
         import distmnist.fast  # noqa: F401
     except ModuleNotFoundError as error:

@@ -131,7 +131,7 @@ class Trainer:
         return Result(self._state(), self.progress.history, self._figures(self.evaluation), self.evaluation)
 
     def run_epoch(self) -> None:
-        """From where it is to the end of its epoch, to the target, or to the step at which all ranks stop."""
+        """Trains until the epoch ends, `max_steps` is reached, or all ranks stop."""
         epoch, first, stop = self.progress.part_of_epoch()
         if first == 0:
             self.progress.start_epoch()

@@ -36,7 +36,9 @@ class Measured:
         self.rows: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
         for row in found["training"]:
             self.rows.setdefault((row["contestant"], row["net"], row["batch"], row["amp"]), []).append(row)
-        self.peaks = {amp: max(limits[amp] for limits in found["limits"]) for amp in PRECISIONS}
+        self.peaks = {
+            amp: max(limits[amp] for limits in found["limits"]) for amp in PRECISIONS if amp in found["limits"][0]
+        }
         self.auto = "bf16" if found["setting"]["native_bf16"] else "off"
 
     def median(self, what: str, *key: Any) -> float | None:
@@ -57,7 +59,8 @@ class Measured:
         """Of the FLOP/s of the best matrix product in the same precision."""
         _, net, _, amp = key
         speed = self.speed(*key)
-        return speed and speed * self.found["flops"][net] / self.peaks[amp]
+        peak = self.peaks.get(amp)
+        return speed * self.found["flops"][net] / peak if speed and peak else None
 
     def batches(self, net: str) -> list[int]:
         return sorted({row["batch"] for row in self.found["training"] if row["net"] == net})

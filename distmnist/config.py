@@ -268,6 +268,7 @@ class RunOptions(_Checked):
         " --epochs may change its training",
         group=RUN,
     )
+    print_fast: bool = option(False, "print for each net what --fast replaces here, and exit", group=RUN)
     checkpoint_steps: int = option(
         0,
         "keep a checkpoint every this many steps; always at the end of an epoch and when interrupted",

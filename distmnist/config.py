@@ -24,7 +24,8 @@ ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu")
 MODEL_NAMES = ("mlp", "cnn")
 """What --model all stands for: the names in models/published.py."""
 
-Value = str | int | float | bool | Path | None
+Json = str | int | float | bool | None
+Value = Json | Path
 Options = dict[str, Value]
 """Options by name. The explicit ones are those that were typed: what is left is up to the recipe and the defaults."""
 
@@ -380,7 +381,7 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def to_json(options: Mapping[str, Value]) -> dict[str, str | int | float | bool | None]:
+def to_json(options: Mapping[str, Value]) -> dict[str, Json]:
     """Options by name -> the same as JSON values; paths as strings."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
@@ -388,7 +389,7 @@ def to_json(options: Mapping[str, Value]) -> dict[str, str | int | float | bool 
 def from_json(options: Mapping[str, Any]) -> Options:
     """The inverse of `to_json`, also for options as older versions named them.
 
-    Raises UsageError for an option that this version does not have, and for a value of another type than a path's.
+    Raises UsageError for an option that this version does not have, and where an option that is a path holds none.
     """
     now = {rules(field).alias: name for name, field in FIELDS.items() if rules(field).alias}
     options = {now.get(name, name): value for name, value in options.items()}

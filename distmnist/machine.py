@@ -128,7 +128,7 @@ def keep_float32() -> None:
 def be_deterministic() -> None:
     """Has torch use algorithms that give the same bits each time, or raise where there is none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch.use_deterministic_algorithms asks for
-    torch.set_deterministic_debug_mode("error")  # without the second that torch._inductor takes to import
+    torch.set_deterministic_debug_mode("error")  # without the second that torch's compiler takes to import
 
 
 def die_with_parent() -> None:
@@ -147,11 +147,15 @@ def loopback() -> str | None:
     return next((name for name in ("lo", "lo0") if name in names), None)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
     """Prints what the scripts in launch/ give torchrun. arguments: the number of processes, or nothing: what suits."""
+    if len(arguments) > 1 or not all(re.fullmatch("[1-9][0-9]*", text) for text in arguments):
+        print(f"distmnist: {' '.join(arguments)!r} is not a number of processes from 1 on", file=sys.stderr)
+        return 2
     processes = int(arguments[0]) if arguments else default_processes()
     print(processes, default_threads(processes))
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

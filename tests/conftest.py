@@ -16,6 +16,9 @@ from distmnist.distributed.launcher import VARIABLES
 CLOSED = "http://127.0.0.1:9"
 """A proxy that refuses at once (the discard port): a download that a test has not replaced fails without delay."""
 
+# As in an activated environment: printed hints then say "python". Here, not in a fixture: the forkserver inherits it.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,8 +29,6 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, CLOSED)
-    # As in an activated environment: printed hints then say "python".
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     torch.set_num_threads(1)
 
 

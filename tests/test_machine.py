@@ -86,8 +86,15 @@ def test_the_numbers_for_torchrun_are_the_processes_asked_for_or_those_that_suit
 ):
     monkeypatch.setattr(machine.torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(machine, "usable_cores", lambda: 8)
-    machine.main(arguments)
-    assert capsys.readouterr().out == printed
+    assert machine.main(arguments) == 0
+    assert capsys.readouterr() == (printed, "")
+
+
+@pytest.mark.parametrize("wrong", [["0"], ["-1"], ["many"], [""], ["1", "2"]])
+def test_a_number_of_processes_that_is_none_is_one_line_and_2(capsys, wrong):
+    assert machine.main(wrong) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "is not a number of processes" in err
 
 
 @pytest.mark.parametrize(

@@ -107,16 +107,16 @@ def test_a_training_in_a_thread_is_like_any_other(command):
 
 
 def test_outside_the_main_thread_signals_are_left_to_the_program():
-    before, wishes = signal.getsignal(signal.SIGINT), []
+    before, seen = signal.getsignal(signal.SIGINT), []
 
     def enter() -> None:
         with Signals() as signals:
-            wishes.append((signals(), signals.fatal, signal.getsignal(signal.SIGINT)))
+            seen.append((signals(), signals.fatal, signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=enter)
     thread.start()
     thread.join(10)
-    assert wishes == [(Request.NOTHING, None, before)]
+    assert seen == [(Request.NOTHING, None, before)]
 
 
 # Launchers
@@ -203,14 +203,14 @@ def test_a_terminal_that_closes_leaves_a_run_that_goes_on(tmp_path, monkeypatch,
 @needs_hangup
 def test_a_hangup_that_is_ignored_stays_ignored(hangup_handler):
     hangup_handler(signal.SIG_IGN)
-    with Signals() as wishes:
+    with Signals() as signals:
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         os.kill(os.getpid(), signal.SIGHUP)
-        assert wishes() == Request.NOTHING
+        assert signals() == Request.NOTHING
     hangup_handler(signal.SIG_DFL)
-    with Signals() as wishes:
+    with Signals() as signals:
         os.kill(os.getpid(), signal.SIGHUP)
-        assert wishes() & Request.STOP and wishes.fatal == signal.SIGHUP
+        assert signals() & Request.STOP and signals.fatal == signal.SIGHUP
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
 
 

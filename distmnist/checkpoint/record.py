@@ -5,20 +5,28 @@ Files are read with msgspec, which checks the type of every field and says where
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import msgspec
 from torch import Tensor
 
+from distmnist.config import Json
 from distmnist.data.datasets import DatasetFacts
 
 SCHEMA = 2
 
-Json = str | int | float | bool | None
+
+class JsonRecord:
+    """A dataclass that is written as a JSON object, without the fields that are None."""
+
+    __dataclass_fields__: ClassVar[dict[str, "dataclasses.Field[object]"]]
+
+    def to_json(self) -> dict[str, Json]:
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Epoch:
+class Epoch(JsonRecord):
     """One line of metrics.jsonl. step: batches consumed in all; losses: mean cross entropies, in nats."""
 
     epoch: int
@@ -30,10 +38,6 @@ class Epoch:
     images_per_second: float
     val_loss: float | None = None
     val_accuracy: float | None = None
-
-    def to_json(self) -> dict[str, Json]:
-        """Without validation where none was held out."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ class ProgressState:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelResult:
+class ModelResult(JsonRecord):
     """A model's entry in summary.json. Losses in nats; `notebook_test_loss` in the published convention."""
 
     test_accuracy: float
@@ -71,10 +75,6 @@ class ModelResult:
     val_loss: float | None = None
     val_accuracy: float | None = None
     weights_sha256: str
-
-    def to_json(self) -> dict[str, object]:
-        """Without validation where none was held out."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,15 +99,10 @@ class Checkpoint:
 
     def to_dict(self) -> dict[str, object]:
         """What `from_dict` reads. It shares its tensors with the checkpoint."""
-        facts = {
-            "progress": {**dataclasses.asdict(self.progress), "history": [e.to_json() for e in self.progress.history]},
-            "dataset": dataclasses.asdict(self.dataset),
-            "result": self.result and self.result.to_json(),
-            "fast": self.fast and list(self.fast),
-        }
-        return (
-            {"schema": SCHEMA} | {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | facts
-        )
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        progress = {**dataclasses.asdict(self.progress), "history": [e.to_json() for e in self.progress.history]}
+        result = self.result.to_json() if self.result else None
+        return {**own, "schema": SCHEMA, "progress": progress, "dataset": self.dataset.to_json(), "result": result}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, object]) -> Self:

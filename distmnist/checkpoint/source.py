@@ -9,8 +9,8 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from distmnist.checkpoint import storage
-from distmnist.checkpoint.record import Checkpoint, Json, ModelResult
-from distmnist.config import ACTIVATIONS
+from distmnist.checkpoint.record import Checkpoint, ModelResult
+from distmnist.config import ACTIVATIONS, Json
 from distmnist.data.datasets import DatasetFacts
 from distmnist.errors import UsageError
 from distmnist.models.published import MODELS, build_model
@@ -83,7 +83,7 @@ def check_size(path: Path) -> None:
             with zipfile.ZipFile(path) as archive:
                 size = sum(entry.file_size for entry in archive.infolist())
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-            # No archive, or one of a later ZIP version: checkpoint reads it next, and refuses it in its own words.
+            # No archive, or one of a later ZIP version: storage reads it next, and refuses it in its own words.
             return
     if size > MAX_BYTES:
         raise UsageError(f"{path} is too large for a checkpoint: {size:,} bytes, the limit is {MAX_BYTES:,}")

@@ -60,7 +60,7 @@ def make(material: Material, data_dir: Path | None) -> dict[str, bytes]:
     rows = comparison.compare(material)
     nets = answers.featured(material)
     test = reading.find_digits(material, data_dir).test if nets else None
-    shown = [answers.show(net, test) for net in nets if test]
+    shown = [] if test is None else [answers.show(net, test) for net in nets]
     files: dict[str, bytes] = {}
     inlined = {}
     with plots.style():
@@ -154,7 +154,7 @@ def context(material: Material, rows: Sequence[Row], shown: Sequence[Shown], tes
         "drawable": {
             "mean": MEAN,
             "std": STD,
-            "nets": [carried(one, test) for one in drawable if test],
+            "nets": [] if test is None else [carried(one, test) for one in drawable],
         },
     }
 

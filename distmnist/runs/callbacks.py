@@ -26,7 +26,8 @@ class ConsoleOutput(Callback):
         if before is not None and tuple(before) != tuple(replacements):
             self.log.warn(
                 f"{config.model} was trained with {listed(before)} and is resumed with {listed(replacements)}:"
-                " another machine, or another distmnist; the weights may differ in their last bits"
+                " another number of processes, another machine or another distmnist; the weights may differ in their"
+                " last bits"
             )
 
     def on_epoch_start(self, progress: Progress) -> None:

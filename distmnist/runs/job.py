@@ -155,9 +155,8 @@ def open_run(
 ) -> tuple[Job, RunDirectory | None, dict[str, Checkpoint]]:
     """Rank 0 opens the run's directory: a new one, the one to resume, or that of the attempt which torchrun restarted.
 
-    Returns what is to be done, with the run's own options under what was typed when it is resumed; the directory, on
-    rank 0; and the checkpoints to go on from, on rank 0. What was typed here of this machine's own stays: nodes may
-    differ in it.
+    Returns what is to be done; the directory, on rank 0; and the checkpoints to resume from, on rank 0. A resumed run
+    has its own options, overridden by those typed now. --data-dir and --threads are this node's: nodes may differ.
     """
     own = {name: asked.explicit[name] for name in ("data_dir", "threads") if name in asked.explicit}
     explicit, directory = asked.explicit, None
@@ -249,7 +248,7 @@ def options_of(config: dict[str, Any], path: Path) -> tuple[Job, dict[str, Train
         in_force = {}
         for net, options in config["options"].items():
             values = own | from_json(options)
-            RunOptions.of(values | {"resume": False})
+            RunOptions.of(values | {"resume": False})  # checked like the rest: the file may have been edited
             if options:
                 in_force[net] = TrainConfig.of(values)
     except UsageError as error:

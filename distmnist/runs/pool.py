@@ -93,10 +93,14 @@ class Member:
         finished = summary["status"] == "finished" and summary["models"].keys() >= set(resolve(self.given).models)
         return summary if finished else None
 
+    @property
+    def seed(self) -> int:
+        return resolve(self.given).common.seed
+
     def result(self, net: str) -> dict[str, Any]:
         """A net's entry in the summary of a finished run."""
         summary = self.summary()
-        assert summary is not None
+        assert summary is not None, "it is finished"
         return summary["models"][net]
 
     def check_digits(self, dataset: DatasetFacts) -> None:
@@ -261,7 +265,7 @@ def start(member: Member, slot: int, jobs: Jobs) -> Running:
 
 
 def stop(running: Sequence[Running]) -> None:
-    """Has the processes keep a checkpoint and end; one that takes too long is killed, and keeps the one before."""
+    """Asks the processes to save a checkpoint and end. One that takes too long is killed; its last checkpoint stays."""
     for one in running:
         one.process.terminate()
     deadline = time.monotonic() + STOP_SECONDS

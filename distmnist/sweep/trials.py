@@ -64,7 +64,7 @@ class Trials:
 
     def add(self, member: Member, error: RunError | None) -> int | None:
         """Takes in a run. Returns the trial's number if that was its last one."""
-        number, seed = self.numbers[member.path], int(str(member.given["seed"]))
+        number, seed = self.numbers[member.path], member.seed
         if error:
             self.runs[number, seed] = str(error)
         else:

@@ -18,7 +18,7 @@ BUCKET_MIB = 25
 """Given explicitly, it also replaces DDP's first bucket of 1 MiB: both nets' gradients then travel as one message."""
 
 BUILD_SECONDS = 60.0
-"""How long DDP may take to be built: it imports torch._dynamo, which takes a second, and many on a busy machine."""
+"""How long DDP may take to be built: it imports torch's compiler, which takes a second, and many on a busy machine."""
 
 
 class Gradients:

@@ -36,10 +36,10 @@ def readable(predictor: Predictor, sample_digits, count: int) -> list[tuple[np.n
 @pytest.mark.parametrize("style", FIRST, ids=lambda style: style.__name__)
 def test_a_photographed_digit_is_still_read(style, predictor: Predictor, sample_digits) -> None:
     draw = np.random.default_rng(3)
-    known = readable(predictor, sample_digits, 20)
+    known = readable(predictor, sample_digits, 40)
     right = sum(predictor.read(style(image, draw)).digit == label for image, label in known)
-    assert len(known) == 20
-    assert right >= 19
+    assert len(known) == 40
+    assert right >= 39  # 97 of 100, rounded up
 
 
 def test_white_on_black_of_28_by_28_is_taken_as_it_is(sample_digits) -> None:

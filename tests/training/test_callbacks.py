@@ -136,7 +136,8 @@ def test_the_public_names_train_a_model():
     result = distmnist.fit(config, data)
     model = distmnist.build_model("cnn")
     model.load_state_dict(result.state)
-    assert issubclass(distmnist.Callback, object) and set(distmnist.__all__) <= set(dir(distmnist))
+    assert distmnist.Callback is Callback and distmnist.TrainConfig is TrainConfig and distmnist.fit is fit
+    assert set(distmnist.__all__) <= set(dir(distmnist))
     with pytest.raises(AttributeError, match="unheard_of"):
         distmnist.unheard_of  # noqa: B018
 

@@ -28,7 +28,7 @@ def options(**changes: Any) -> dict[str, Any]:
 def train(
     world: World, given: dict[str, Any], snapshot: bytes | None = None, stop_at: int | None = None
 ) -> tuple[bytes | None, str, list[dict[str, Json]]]:
-    """Trains, from a snapshot's bytes if given, and has the last rank wish to stop before step `stop_at`.
+    """Trains, from a snapshot's bytes if given, and has the last rank request a stop before step `stop_at`.
 
     Returns the last snapshot's bytes (on rank 0), the digest of the weights, and the history.
     """
@@ -117,7 +117,7 @@ def test_one_process_resumes_exactly_with_every_optimizer_and_schedule(optimizer
 
 @pytest.mark.parametrize(("model", "world_size"), [("mlp", 2), ("mlp", 4), ("cnn", 3)])
 def test_processes_under_ddp_resume_exactly(world_size, model):
-    """The last rank alone wishes to stop; step 4 is the last one of an epoch: its evaluation follows the resume."""
+    """The last rank alone requests a stop; step 4 is the last one of an epoch: its evaluation follows the resume."""
     assert run_ranks(cut_and_resumed, world_size, options(model=model), (1, 4)) == [[]] * world_size
 
 
@@ -201,12 +201,14 @@ def test_what_is_fast_trains_what_plain_pytorch_trains_on_two_processes():
     assert all(torch.equal(auto[0], other) for other in (*auto, *off))
 
 
-def positions_saved(world: World, given: dict[str, Any], wish_at: int | None, checkpoint_steps: int = 0) -> list[int]:
-    """Where rank 0 kept snapshots when the last rank wished for one before step `wish_at`."""
+def positions_saved(
+    world: World, given: dict[str, Any], request_at: int | None, checkpoint_steps: int = 0
+) -> list[int]:
+    """Where rank 0 kept checkpoints when the last rank requested one before step `request_at`."""
     saved, asked = [], itertools.count()
 
     def requests() -> Request:
-        return Request.CHECKPOINT if next(asked) == wish_at and world.rank == world.size - 1 else Request.NOTHING
+        return Request.CHECKPOINT if next(asked) == request_at and world.rank == world.size - 1 else Request.NOTHING
 
     fit(
         TrainConfig(**given),
@@ -218,6 +220,6 @@ def positions_saved(world: World, given: dict[str, Any], wish_at: int | None, ch
     return saved
 
 
-def test_snapshots_are_kept_every_k_steps_at_the_ends_of_epochs_and_on_any_ranks_wish():
+def test_checkpoints_are_kept_every_k_steps_at_the_ends_of_epochs_and_on_any_ranks_request():
     assert positions_saved(World(), options(), None, checkpoint_steps=2) == [2, 4, 5, 6, 8, 10]
     assert run_ranks(positions_saved, 2, options(), 2) == [[3, 5, 10], []]

@@ -237,11 +237,11 @@ def test_a_fit_touches_no_signal_handler(digits):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     seen = []
 
-    def wishes():
+    def requests():
         seen.append({number: signal.getsignal(number) for number in before})
         return Request.NOTHING
 
-    fit(TrainConfig(**SMALL), digits, callbacks=[Ask(wishes)])
+    fit(TrainConfig(**SMALL), digits, callbacks=[Ask(requests)])
     assert len(seen) == 10 and all(during == before for during in seen)
 
 

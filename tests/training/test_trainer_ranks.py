@@ -113,25 +113,25 @@ def test_a_net_with_buffers_can_be_trained_on_several_ranks():
     assert answers[0] == answers[1] and answers[0][1]
 
 
-def stop_on_wish(world, wisher, step):
+def stop_on_request(world, asker, step):
     asked, saved = [], []
 
-    def wishes():
+    def requests():
         asked.append(1)
-        return Request.STOP if world.rank == wisher and len(asked) >= step else Request.NOTHING
+        return Request.STOP if world.rank == asker and len(asked) >= step else Request.NOTHING
 
     result = fit(
         TrainConfig(**SGD, model="mlp"),
         few_digits(),
         world=world,
-        callbacks=[Keep(saved.append, world.rank), Ask(wishes)],
+        callbacks=[Keep(saved.append, world.rank), Ask(requests)],
     )
     return len(asked), result.figures, [checkpoint.progress.global_step for checkpoint in saved]
 
 
-@pytest.mark.parametrize(("wisher", "step", "saved"), [(1, 3, [3]), (2, 7, [5, 7])])
-def test_a_wish_to_stop_on_any_rank_stops_all_after_the_same_step_and_is_saved(wisher, step, saved):
-    answers = run_ranks(stop_on_wish, 3, wisher, step)
+@pytest.mark.parametrize(("asker", "step", "saved"), [(1, 3, [3]), (2, 7, [5, 7])])
+def test_a_request_to_stop_on_any_rank_stops_all_after_the_same_step_and_is_saved(asker, step, saved):
+    answers = run_ranks(stop_on_request, 3, asker, step)
     assert answers == [(step, None, saved if rank == 0 else []) for rank in range(3)]
 
 

@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -126,8 +126,13 @@ def settle(store: "Store", rank: int, failure: Failure) -> Failure:
         print_failure(text)
         store.set("printed", "")
     wait_until(lambda: store.check(["printed"]), GRACE)
-    store.add("informed", 1)
+    store.set(f"informed/{rank}", "")
     return Failure(text, code, tuple(ranks))
+
+
+def all_informed(store: "Store", ranks: Iterable[int]) -> bool:
+    """Whether each of the ranks has read the failure, and needs the store no more."""
+    return bool(store.check([f"informed/{rank}" for rank in ranks]))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:

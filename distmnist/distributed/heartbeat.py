@@ -31,6 +31,7 @@ from distmnist.distributed.failure import (
     GRACE,
     Failure,
     PeerLost,
+    all_informed,
     describe,
     exit_code,
     first_line,
@@ -176,7 +177,7 @@ class Heartbeat:
             if symptom:
                 failure = self._evidence() or failure
             failure = settle(self.store, self.rank, failure)
-            self._linger(self.store)
+            self._linger(self.store, failure)
         except dist.DistError as lost:
             failure = self._without_store(lost) if symptom else failure
             print_once_a_machine(failure.text)
@@ -293,7 +294,7 @@ class Heartbeat:
         """Ends this process, and one of this machine that the failure names and that cannot end by itself."""
         try:
             failure = settle(self.client, self.rank, failure)
-            self._linger(self.client)
+            self._linger(self.client, failure)
         except dist.DistError:
             print_once_a_machine(failure.text)
         for rank in set(failure.ranks) - {self.rank}:
@@ -302,10 +303,12 @@ class Heartbeat:
         streams.settle()
         os._exit(failure.code)
 
-    def _linger(self, store: dist.Store) -> None:
-        """The rank that hosts the store goes last, unless another does not come for the news."""
+    def _linger(self, store: dist.Store, failure: Failure) -> None:
+        """The rank that hosts the store ends last. It waits longer for ranks that are late than for those to blame."""
         if self.rank == 0 and not agent_hosts_store():
-            wait_until(lambda: store.add("informed", 0) >= self.size, 2 * GRACE)
+            able = set(range(self.size)) - set(failure.ranks)
+            if not wait_until(lambda: all_informed(store, range(self.size)), 2 * GRACE):
+                wait_until(lambda: all_informed(store, able), 2 * GRACE)
 
     # The thread that watches the one that beats
 

@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -11,6 +12,7 @@ import torch.distributed as dist
 
 from distmnist.distributed import heartbeat
 from distmnist.distributed.beats import Beat, judge
+from distmnist.distributed.failure import Failure
 from distmnist.distributed.heartbeat import Heartbeat
 from distmnist.distributed.launcher import process_space, process_started
 from distmnist.training.requests import Signals
@@ -120,6 +122,21 @@ def test_progress_of_any_kind_keeps_a_rank_from_being_blamed(store, found):
             time.sleep(0.1)
         assert not found
         assert until(lambda: found)
+
+
+@pytest.mark.parametrize("late", [1, 2])
+def test_the_host_of_the_store_waits_longer_for_a_rank_that_is_late_than_for_the_rank_to_blame(
+    store, monkeypatch, late
+):
+    """Rank 2 is to blame. Whichever of the two is missing, the other one has read the failure at once."""
+    monkeypatch.setattr(heartbeat, "GRACE", 0.25)
+    store.set(f"informed/{3 - late}", "")
+    store.set("informed/0", "")
+    informing = threading.Timer(0.75, store.set, (f"informed/{late}", ""))
+    informing.start()
+    Heartbeat(store, 0, 3)._linger(store, Failure("rank 2 hangs", ranks=(2,)))
+    assert informing.is_alive() == (late == 2)
+    informing.join()
 
 
 def test_without_a_store_nothing_is_done():

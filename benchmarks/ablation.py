@@ -78,7 +78,7 @@ def work() -> int:
     for member, error in pool.run(every, pool.share_out(None, None, "auto", len(every)), lambda: Request.NOTHING):
         if error:
             raise error
-        accuracies[member.path] = 100 * member.summary()["models"][net]["val_accuracy"]
+        accuracies[member.path] = 100 * member.result(net).val_accuracy
         while waiting and all(one.path in accuracies for one in members[waiting[0]]):
             name = waiting.pop(0)
             own, base = ([accuracies[one.path] for one in these] for these in (members[name], whole))

@@ -386,25 +386,24 @@ def to_json(options: Mapping[str, Value]) -> dict[str, Json]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
-def from_json(options: Mapping[str, Any]) -> Options:
+def from_json(options: Mapping[str, object]) -> Options:
     """The inverse of `to_json`, also for options as older versions named them.
 
-    Raises UsageError for an option that this version does not have, and where an option that is a path holds none.
+    Raises UsageError for an option that this version does not have, and for a value of another type than its own.
     """
     now = {rules(field).alias: name for name, field in FIELDS.items() if rules(field).alias}
     options = {now.get(name, name): value for name, value in options.items()}
     if unknown := options.keys() - FIELDS.keys():
         raise UsageError(f"unknown options {', '.join(sorted(unknown))}: written by another version of distmnist?")
-    paths = {name for name, value in options.items() if value_type(FIELDS[name]) is Path and isinstance(value, str)}
-    return {name: checked_type(FIELDS[name], v) if name in paths else v for name, v in options.items()}
+    return {name: checked_type(FIELDS[name], value) for name, value in options.items()}
 
 
-def data_is_chosen(explicit: Options) -> bool:
+def data_is_chosen(explicit: Mapping[str, Value]) -> bool:
     """Whether the data were named, with an option or in the environment: then nothing may stand in for them."""
     return not explicit.keys().isdisjoint({"data", "data_dir"}) or bool(os.environ.get("DISTMNIST_DATA"))
 
 
-def resolve(explicit: Options) -> Job:
+def resolve(explicit: Mapping[str, Value]) -> Job:
     """Explicit options -> what is to be done. Raises UsageError."""
     run = RunOptions.of(explicit)
     name = explicit.get("model", "all")
@@ -412,7 +411,7 @@ def resolve(explicit: Options) -> Job:
     return Job(dict(explicit), run, tuple(resolve_model(explicit, each) for each in names))
 
 
-def resolve_model(explicit: Options, model: Value) -> TrainConfig:
+def resolve_model(explicit: Mapping[str, Value], model: Value) -> TrainConfig:
     """The defaults under the recipe's settings for `model` under the explicit options. Raises UsageError."""
     recipe = explicit.get("recipe", "reference")
     settings = RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}  # RunOptions refuses what is no recipe

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -39,11 +39,42 @@ SERIES = [PALETTE[name] for name in "abcdef"]
 SIZE = (4.4, 3.1)
 """Inches: small, so that a telephone shows its text at nearly its own size."""
 
-Curves = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
-"""label -> the histories (lines of metrics.jsonl) of its repeats."""
 
-Spread = Mapping[str, Any]
-"""`mean` of a figure over random seeds and its `std`, None for a single seed: as sweep.json has them."""
+class Epoch(Protocol):
+    """What is drawn of `checkpoint.record.Epoch`, a line of metrics.jsonl."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def train_loss(self) -> float: ...
+    @property
+    def test_loss(self) -> float: ...
+    @property
+    def test_accuracy(self) -> float: ...
+
+
+class Spread(Protocol):
+    """What is drawn of `runs.records.Spread`, a figure over random seeds. std: None for a single seed."""
+
+    @property
+    def mean(self) -> float: ...
+    @property
+    def std(self) -> float | None: ...
+
+
+class Trial(Protocol):
+    """What is drawn of `runs.records.Trial`."""
+
+    @property
+    def val_accuracy(self) -> Spread: ...
+    @property
+    def train_seconds(self) -> Spread: ...
+    @property
+    def pareto(self) -> bool: ...
+
+
+Curves = Mapping[str, Sequence[Sequence[Epoch]]]
+"""label -> the histories of its repeats."""
 
 
 def available() -> bool:
@@ -133,7 +164,7 @@ def inline(svg: bytes, name: str, label: str) -> str:
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{escape(label)}"', text, count=1)
 
 
-def of_run(histories: Mapping[str, Sequence[Mapping[str, Any]]], confusions: Mapping[str, Any]) -> dict[str, bytes]:
+def of_run(histories: Mapping[str, Sequence[Epoch]], confusions: Mapping[str, Any]) -> dict[str, bytes]:
     """The main job's plots: name of the file -> SVG. histories and confusions: by net."""
     curves = {net: [history] for net, history in histories.items()}
     with style():
@@ -171,7 +202,7 @@ def series(labels: Iterable[str]) -> list[str]:
 
 def draw(
     axes: "Axes",
-    histories: Sequence[Sequence[Mapping[str, Any]]],
+    histories: Sequence[Sequence[Epoch]],
     key: str,
     colour: str,
     label: str | None,
@@ -185,9 +216,10 @@ def draw(
     line: dict[str, Any] = {"color": colour, "linestyle": "--" if dashed else "-"}
     if len(histories) > 1:
         for history in histories:
-            axes.plot([e["epoch"] for e in history], [factor * e[key] for e in history], alpha=0.3, lw=0.7, **line)
+            values = [factor * getattr(one, key) for one in history]
+            axes.plot([one.epoch for one in history], values, alpha=0.3, lw=0.7, **line)
     epochs = range(1, min(map(len, histories)) + 1)
-    means = [factor * sum(history[epoch - 1][key] for history in histories) / len(histories) for epoch in epochs]
+    means = [factor * sum(getattr(h[epoch - 1], key) for h in histories) / len(histories) for epoch in epochs]
     axes.plot(epochs, means, label=label, marker="o" if not dashed else "_" if len(means) == 1 else None, **line)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
@@ -263,16 +295,16 @@ def calibration(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
     return figure
 
 
-def trade_off(trials: Sequence[Mapping[str, Any]]) -> "Figure":
+def trade_off(trials: Sequence[Trial]) -> "Figure":
     """A sweep's trials: validation accuracy, its spread over seeds, and training time; the Pareto front stands out."""
     figure, axes = panel()
     for front, name in ((False, "other trials"), (True, "Pareto front")):
-        chosen = sorted((t for t in trials if t["pareto"] == front), key=lambda t: t["train_seconds"]["mean"])
+        chosen = sorted((t for t in trials if t.pareto == front), key=lambda t: t.train_seconds.mean)
         if not chosen:
             continue
-        x = [t["train_seconds"]["mean"] for t in chosen]
-        y = [100 * t["val_accuracy"]["mean"] for t in chosen]
-        spread = [100 * (t["val_accuracy"]["std"] or 0.0) for t in chosen]
+        x = [t.train_seconds.mean for t in chosen]
+        y = [100 * t.val_accuracy.mean for t in chosen]
+        spread = [100 * (t.val_accuracy.std or 0.0) for t in chosen]
         colour = PALETTE["a" if front else "soft"]
         axes.errorbar(x, y, yerr=spread, fmt="o", color=colour, elinewidth=0.8, alpha=1 if front else 0.6, label=name)
     axes.set(xlabel="training time (s)", ylabel="validation accuracy (%)")
@@ -284,7 +316,7 @@ def effect(option: str, values: Sequence[tuple[str, Sequence[Spread]]]) -> "Figu
     """One searched option: its values in order, each with the validation accuracies of its trials."""
     figure, axes = panel((4.0, 2.9))
     for index, (_, accuracies) in enumerate(values):
-        y, spread = [100 * a["mean"] for a in accuracies], [100 * (a["std"] or 0.0) for a in accuracies]
+        y, spread = [100 * a.mean for a in accuracies], [100 * (a.std or 0.0) for a in accuracies]
         step = min(0.08, 0.6 / len(y))  # side by side, so that their spreads can be seen
         x = [index + step * (place - (len(y) - 1) / 2) for place in range(len(y))]
         axes.errorbar(x, y, yerr=spread, fmt="o", color=PALETTE["b"], elinewidth=0.8, alpha=0.6)

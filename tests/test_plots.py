@@ -1,20 +1,22 @@
 """The plots: what they show, that their bytes are the same each time, and that they fit into a page."""
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from distmnist import plots
+from distmnist.checkpoint.record import Epoch
 
 pytest.importorskip("matplotlib", reason="needs the extra report")
 
 HISTORY = [
-    {"epoch": 1, "train_loss": 0.5, "test_loss": 0.2, "test_accuracy": 0.95},
-    {"epoch": 2, "train_loss": 0.1, "test_loss": 0.1, "test_accuracy": 0.97},
+    Epoch(epoch=1, step=5, train_loss=0.5, test_loss=0.2, test_accuracy=0.95, lr=0.001, images_per_second=1.0),
+    Epoch(epoch=2, step=10, train_loss=0.1, test_loss=0.1, test_accuracy=0.97, lr=0.001, images_per_second=1.0),
 ]
-LATER = [{**entry, "test_accuracy": entry["test_accuracy"] + 0.02} for entry in HISTORY]
+LATER = [replace(epoch, test_accuracy=epoch.test_accuracy + 0.02) for epoch in HISTORY]
 
 
 def test_a_curve_is_the_mean_of_its_repeats_over_the_epochs_that_all_have():

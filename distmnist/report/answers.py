@@ -12,6 +12,7 @@ from distmnist.checkpoint.source import Trained
 from distmnist.data.datasets import Digits
 from distmnist.errors import UsageError
 from distmnist.report.reading import Material, Net
+from distmnist.runs.records import McNemar
 from distmnist.runs.significance import LEVEL, mcnemar
 from distmnist.training.evaluation import BATCH, CLASSES
 
@@ -77,7 +78,7 @@ class Shown:
 
 def featured(material: Material) -> list[Net]:
     """One of each net: of the first run named; of a study, the last recipe's first random seed."""
-    recipes = list(material.study["recipes"]) if material.study else []
+    recipes = list(material.study.recipes) if material.study else []
 
     def order(net: Net) -> tuple[int, Any]:
         recipe = net.options.get("recipe")
@@ -96,7 +97,7 @@ def show(net: Net, test: Digits) -> Shown:
     """Asks the trained net about every test digit. UsageError: the run's files or the digits do not belong together."""
     where = net.run / net.name
     trained = source.load(where)[0][0]
-    if trained.weights_sha256 != net.figures.get("weights_sha256"):
+    if trained.weights_sha256 != net.result.weights_sha256:
         raise UsageError(f"{where} holds other weights than those whose result summary.json tells; train again")
     if not np.array_equal(test.labels.numpy(), net.labels):
         raise UsageError(f"{where}/predictions.npz is not about these test digits; name the right --data-dir")
@@ -108,13 +109,23 @@ def show(net: Net, test: Digits) -> Shown:
     return Shown(net, trained, logits.softmax(1).numpy(), otherwise)
 
 
-def disagreement(a: Shown, b: Shown) -> dict[str, Any]:
-    """Two nets on the same digits: who was right where, McNemar's exact test, and where they differ, surest first."""
+@dataclasses.dataclass(frozen=True)
+class Disagreement:
+    """Two nets on the same digits: of how many both or neither are right, the test, and where they differ."""
+
+    both: int
+    neither: int
+    test: McNemar
+    digits: list[int]
+    """Indices, those of which both nets are surest first."""
+
+
+def disagreement(a: Shown, b: Shown) -> Disagreement:
     differing = np.flatnonzero(a.net.predictions != b.net.predictions)
     sure = np.minimum(a.said, b.said)[differing]
-    return {
-        "both": int((a.right & b.right).sum()),
-        "neither": int((~a.right & ~b.right).sum()),
-        **mcnemar(a.right, b.right),
-        "digits": differing[np.argsort(-sure, kind="stable")].tolist(),
-    }
+    return Disagreement(
+        both=int((a.right & b.right).sum()),
+        neither=int((~a.right & ~b.right).sum()),
+        test=mcnemar(a.right, b.right),
+        digits=differing[np.argsort(-sure, kind="stable")].tolist(),
+    )

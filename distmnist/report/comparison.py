@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -38,24 +37,23 @@ class Row:
 def compare(material: Material) -> list[Row]:
     """The study's own figures, then what the other runs say, those with the same options together."""
     rows = []
-    study: dict[str, Any] = material.study or {"recipes": {}}
-    for recipe, nets in study["recipes"].items():
-        for net, entry in nets.items():
-            of_it = [r.nets[net] for r in material.runs if r.of_study and net in r.nets]
+    recipes = material.study.recipes if material.study else {}
+    for recipe, models in recipes.items():
+        for model, figures in models.items():
+            of_it = [r.nets[model] for r in material.runs if r.of_study and model in r.nets]
             of_it = [n for n in of_it if n.options.get("recipe") == recipe]
-            accuracy = entry["accuracy"]
-            several = len(accuracy["values"]) > 1 and accuracy.get("low") is not None
+            low, high = figures.accuracy.low, figures.accuracy.high
             rows.append(
                 Row(
-                    label=f"{net}, {recipe}" if len(study["recipes"]) > 1 else net,
-                    net=net,
+                    label=f"{model}, {recipe}" if len(recipes) > 1 else model,
+                    net=model,
                     nets=of_it,
-                    values=accuracy["values"],
-                    losses=entry.get("loss", {}).get("values", []),
-                    seconds=entry.get("train_seconds", {}).get("values", []),
-                    parameters=entry["parameters"],
-                    interval=(accuracy["low"], accuracy["high"]) if several else None,
-                    published=published(material, net, recipe),
+                    values=figures.accuracy.values,
+                    losses=figures.loss.values,
+                    seconds=figures.train_seconds.values,
+                    parameters=figures.parameters,
+                    interval=None if low is None or high is None else (low, high),
+                    published=published(material, model, recipe),
                 )
             )
     groups: dict[str, list[Net]] = {}
@@ -65,16 +63,16 @@ def compare(material: Material) -> list[Row]:
             groups.setdefault(key, []).append(net)
     for key, nets in sorted(groups.items(), key=lambda item: item[1][0].name, reverse=True):
         nets.sort(key=lambda net: net.seed)
-        values = [net.figures["test_accuracy"] for net in nets]
+        values = [net.result.test_accuracy for net in nets]
         rows.append(
             Row(
                 label=label(nets[0], [other[0] for other_key, other in groups.items() if other_key != key]),
                 net=nets[0].name,
                 nets=nets,
                 values=values,
-                losses=[net.figures["test_loss"] for net in nets],
-                seconds=[net.figures["train_seconds"] for net in nets],
-                parameters=nets[0].figures["parameters"],
+                losses=[net.result.test_loss for net in nets],
+                seconds=[net.result.train_seconds for net in nets],
+                parameters=nets[0].result.parameters,
                 interval=over_seeds(values),
                 published=published(material, nets[0].name, nets[0].options.get("recipe")),
             )
@@ -82,13 +80,13 @@ def compare(material: Material) -> list[Row]:
     return rows
 
 
-def published(material: Material, net: str, recipe: Any) -> float | None:
+def published(material: Material, net: str, recipe: object) -> float | None:
     """The published accuracy, beside the recipe that is its own, on the digits that are its own."""
-    comparable = material.dataset["name"] == "mnist" and recipe == "reference" and net in PUBLISHED
+    comparable = material.dataset.name == "mnist" and recipe == "reference" and net in PUBLISHED
     return PUBLISHED[net][0] if comparable else None
 
 
-def varied(net: Net) -> dict[str, Any]:
+def varied(net: Net) -> dict[str, object]:
     """The options that make a result another one, the random seed apart."""
     return {name: value for name, value in net.options.items() if name in result_options() - {"seed"}}
 
@@ -103,7 +101,7 @@ def label(net: Net, others: Sequence[Net]) -> str:
 def verdicts(material: Material, rows: Sequence[Row]) -> list[str]:
     """The comparison in words, no stronger than what was measured."""
     if material.study:
-        return [c["words"] for c in material.study["comparisons"] + material.study["recipe_comparisons"]]
+        return [c.words for c in material.study.comparisons + material.study.recipe_comparisons]
     words = []
     if any(len(row.values) == 1 for row in rows):
         alone = ", ".join(row.label for row in rows if len(row.values) == 1)
@@ -116,7 +114,7 @@ def verdicts(material: Material, rows: Sequence[Row]) -> list[str]:
             if first.net == second.net or rows.index(first) > rows.index(second):
                 continue
             pairs = {a.seed: (a, b) for a in first.nets for b in second.nets if a.seed == b.seed}
-            gains = [b.figures["test_accuracy"] - a.figures["test_accuracy"] for a, b in pairs.values()]
+            gains = [b.result.test_accuracy - a.result.test_accuracy for a, b in pairs.values()]
             between = over_seeds(gains)
             if between is None:
                 continue

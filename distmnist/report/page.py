@@ -21,6 +21,7 @@ from distmnist.report import answers, comparison, reading
 from distmnist.report.answers import Shown
 from distmnist.report.comparison import Row
 from distmnist.report.reading import Material
+from distmnist.runs.records import Spread, Trial
 
 HERE = Path(__file__).parent
 GENERATOR = "distmnist report"
@@ -89,28 +90,28 @@ def figures(material: Material, rows: Sequence[Row], shown: Sequence[Shown]) -> 
         bins = {one.net.name: one.calibration() for one in shown}
         made["calibration"] = plots.calibration(bins), "Accuracy against confidence; the table has the figures."
     for number, sweep in enumerate(material.sweeps, 1):
-        told = f"Validation accuracy against training time, {len(sweep['trials'])} trials; see the table."
-        made[f"sweep{number}"] = plots.trade_off(sweep["trials"]), told
-        for option, values in searched(sweep["trials"]).items():
+        told = f"Validation accuracy against training time, {len(sweep.trials)} trials; see the table."
+        made[f"sweep{number}"] = plots.trade_off(sweep.trials), told
+        for option, values in searched(sweep.trials).items():
             named = f"sweep{number}-{''.join(c if c.isalnum() else '-' for c in option)}"
             made[named] = plots.effect(option, values), f"Validation accuracy by {option}; see the table."
     return made
 
 
-def searched(trials: Sequence[dict[str, Any]]) -> dict[str, list[tuple[str, list[plots.Spread]]]]:
+def searched(trials: Sequence[Trial]) -> dict[str, list[tuple[str, list[Spread]]]]:
     """The options that differ between trials -> each value, in order, with its trials' validation accuracies.
 
-    Of trials that differ in this option alone, where they cover all its values, as in a star or a grid; else of all.
+    Of trials that differ in this option alone, where they cover all its values; else of all.
     """
     found = {}
-    for option in dict.fromkeys(name for trial in trials for name in trial["options"]):
-        groups: dict[str, dict[Any, list[plots.Spread]]] = {}
+    for option in dict.fromkeys(name for trial in trials for name in trial.options):
+        groups: dict[str, dict[Any, list[Spread]]] = {}
         for trial in trials:
-            others = {name: value for name, value in trial["options"].items() if name != option}
-            value = trial["options"].get(option)
+            others = {name: value for name, value in trial.options.items() if name != option}
+            value = trial.options.get(option)
             value = value if isinstance(value, int | float | str) else json.dumps(value)
             group = groups.setdefault(json.dumps(others, sort_keys=True), {})
-            group.setdefault(value, []).append(trial["val_accuracy"])
+            group.setdefault(value, []).append(trial.val_accuracy)
         every = {value for group in groups.values() for value in group}
         chosen = [group for group in groups.values() if group.keys() == every] or groups.values()
         if len(every) > 1:
@@ -127,7 +128,7 @@ def context(material: Material, rows: Sequence[Row], shown: Sequence[Shown], tes
     wanted: dict[str, list[int]] = {one.net.name: one.worst(PICTURES) for one in shown}
     pair = answers.disagreement(*shown) if len(shown) == 2 else None
     pictured = {index for indices in wanted.values() for index in indices}
-    pictured |= set(pair["digits"][:PICTURES]) if pair else set()
+    pictured |= set(pair.digits[:PICTURES]) if pair else set()
     parts = [part for part in (material.study, *material.sweeps) if part]
     drawable = [one for one in shown if type(one.trained.net) in (FullyConnectedNN, CNN)]
     return {
@@ -135,19 +136,19 @@ def context(material: Material, rows: Sequence[Row], shown: Sequence[Shown], tes
         "version": __version__,
         "now": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "dataset": material.dataset,
-        "title": TITLES.get(material.dataset["name"], "other digits"),
+        "title": TITLES.get(material.dataset.name, "other digits"),
         "rows": rows,
         "epochs": [(row, by_epoch(row)) for row in rows if row.nets],
         "verdicts": comparison.verdicts(material, rows),
-        "claims": [claim for part in parts for claim in part["claims"]],
-        "notes": list(dict.fromkeys(note for part in parts for note in part["notes"])),
+        "claims": [claim for part in parts for claim in part.claims],
+        "notes": list(dict.fromkeys(note for part in parts for note in part.notes)),
         "shown": shown,
         "worst": wanted,
         "pair": pair,
         "pictures": {index: picture(test.images[index].numpy()) for index in sorted(pictured)} if test else {},
         "runs": material.runs,
         "study": material.study,
-        "sweeps": [(number, sweep, list(searched(sweep["trials"]))) for number, sweep in enumerate(material.sweeps, 1)],
+        "sweeps": [(number, sweep, list(searched(sweep.trials))) for number, sweep in enumerate(material.sweeps, 1)],
         "result_options": sorted(reading.result_options()),
         "most_pictures": PICTURES,
         "undrawable": [one.net.name for one in shown if one not in drawable],
@@ -163,7 +164,7 @@ def by_epoch(row: Row) -> list[dict[str, float]]:
     """The means over the row's repeats, for the epochs that all of them have."""
     keys = ("train_loss", "test_loss", "test_accuracy")
     return [
-        {"epoch": entries[0]["epoch"]} | {key: float(np.mean([entry[key] for entry in entries])) for key in keys}
+        {"epoch": entries[0].epoch} | {key: float(np.mean([getattr(entry, key) for entry in entries])) for key in keys}
         for entries in zip(*(net.history for net in row.nets), strict=False)
     ]
 

@@ -3,45 +3,46 @@
 import dataclasses
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 
+from distmnist.checkpoint.record import Epoch, ModelResult
 from distmnist.commandline import quoted
 from distmnist.data import datasets
-from distmnist.data.datasets import Dataset
+from distmnist.data.datasets import Dataset, DatasetFacts
 from distmnist.errors import UsageError
 from distmnist.models.published import MODELS
-from distmnist.report.checked import SHAPES, conform, load
+from distmnist.runs.records import FINISHED, RunConfig, RunSummary, StudyResult, SweepResult
+from distmnist.runs.records import read as read_record
 from distmnist.runs.rundir import noted_data
 from distmnist.training.evaluation import CLASSES
+
+R = TypeVar("R", RunSummary, StudyResult, SweepResult)
 
 
 @dataclasses.dataclass(frozen=True)
 class Net:
-    """One net of one run. history: the lines of metrics.jsonl; predictions, labels: uint8 [n]; losses: float32 [n]."""
+    """One net of one run. options: as config.json has them; predictions, labels: uint8 [n]; losses: float32 [n]."""
 
     run: Path
     name: str
-    options: dict[str, Any]
-    figures: dict[str, Any]
-    history: list[dict[str, Any]]
+    seed: int
+    options: Mapping[str, object]
+    result: ModelResult
+    history: list[Epoch]
     predictions: np.ndarray
     labels: np.ndarray
     losses: np.ndarray
-
-    @property
-    def seed(self) -> Any:
-        return self.options.get("seed")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     path: Path
-    summary: dict[str, Any]
-    config: dict[str, Any]
+    summary: RunSummary
     nets: dict[str, Net]
     of_study: bool = False
 
@@ -50,75 +51,60 @@ class Run:
 class Material:
     """Everything that one page is about; dataset: its name and sizes, the same for all."""
 
-    dataset: dict[str, Any]
+    dataset: DatasetFacts
     runs: list[Run]
-    study: dict[str, Any] | None
-    sweeps: list[dict[str, Any]]
+    study: StudyResult | None
+    sweeps: list[SweepResult]
 
 
 def read(paths: Sequence[Path]) -> Material:
     """Raises UsageError, one line: no such thing, unfinished, damaged, of different data sets, or named twice."""
     runs: list[Run] = []
-    studies: list[dict[str, Any]] = []
-    sweeps: list[dict[str, Any]] = []
+    studies: list[StudyResult] = []
+    sweeps: list[SweepResult] = []
     found: dict[str, Path] = {}
     for path in paths:
         if (path / "study.json").is_file():
-            studies.append(read_study(path / "study.json"))
+            studies.append(read_finished(path / "study.json", StudyResult))
             runs += [dataclasses.replace(read_run(member), of_study=True) for member in members(path, studies[-1])]
-            found.setdefault(studies[-1]["dataset"]["name"], path)
+            found.setdefault(studies[-1].dataset.name, path)
         elif (path / "sweep.json").is_file():
             sweeps.append(read_sweep(path / "sweep.json"))
-            found.setdefault(sweeps[-1]["dataset"]["name"], path)
+            found.setdefault(sweeps[-1].dataset.name, path)
         else:
             runs.append(read_run(path))
     for run in runs:
-        found.setdefault(run.summary["dataset"]["name"], run.path)
+        found.setdefault(run.summary.dataset.name, run.path)
     if len(found) > 1:
         told = " and ".join(f"{path} on {name}" for name, path in found.items())
         raise UsageError(f"results of different data sets do not compare: {told}; name those of one")
-    if len({str(run.summary["dataset"]) for run in runs}) > 1:
+    if len({run.summary.dataset for run in runs}) > 1:
         raise UsageError("the runs have the same data set's name and different sizes; they do not compare")
     if len(studies) > 1:
         raise UsageError("a page is about one study; name one")
     refuse_twins(runs)
-    dataset = runs[0].summary["dataset"] if runs else (studies + sweeps)[0]["dataset"]
+    dataset = runs[0].summary.dataset if runs else studies[0].dataset if studies else sweeps[0].dataset
     return Material(dataset, runs, studies[0] if studies else None, sweeps)
 
 
-def read_study(path: Path) -> dict[str, Any]:
-    study = load(path, "study")
-    for recipe, nets in study["recipes"].items():
-        conform(nets, dict, f"{path}, {recipe}")
-        for net, entry in nets.items():
-            conform(entry, SHAPES["recipe"], f"{path}, {recipe} {net}")
-    for kind in ("comparisons", "recipe_comparisons"):
-        conform(study.setdefault(kind, []), [SHAPES["comparison"]], f"{path}, {kind}")
-        for comparison in study[kind]:
-            conform(comparison.setdefault("mcnemar", []), [SHAPES["mcnemar"]], f"{path}, mcnemar")
-    check_remarks(study, path)
-    return study
+def read_finished(path: Path, kind: type[R]) -> R:
+    """Raises UsageError if the file cannot be read, or tells of something unfinished."""
+    content = read_record(path, kind)
+    if content.status != FINISHED:
+        raise UsageError(f"{path.parent} is not finished ({content.status}): go on with it, then ask again")
+    return content
 
 
-def members(path: Path, study: dict[str, Any]) -> list[Path]:
+def members(path: Path, study: StudyResult) -> list[Path]:
     """The runs that the study names and that are still there; its own figures stand without them."""
-    named = [path / "runs" / f"{recipe}-seed{seed}" for recipe in study["recipes"] for seed in study["seeds"]]
+    named = [path / "runs" / f"{recipe}-seed{seed}" for recipe in study.recipes for seed in study.seeds]
     return [member for member in named if member.is_dir()]
 
 
-def check_remarks(content: dict[str, Any], path: Path) -> None:
-    conform(content.setdefault("claims", []), [SHAPES["claim"]], f"{path}, claims")
-    conform(content.setdefault("notes", []), [str], f"{path}, notes")
-
-
-def read_sweep(path: Path) -> dict[str, Any]:
-    sweep = load(path, "sweep")
-    conform(sweep["trials"], [SHAPES["trial"]], f"{path}, trials")
-    conform(sweep.setdefault("failed", []), [SHAPES["failed"]], f"{path}, failed")
-    conform(sweep["winner"], SHAPES["winner"], f"{path}, winner")
-    check_remarks(sweep, path)
-    if not sweep["trials"]:
-        raise UsageError(f"{path} has no trial")
+def read_sweep(path: Path) -> SweepResult:
+    sweep = read_finished(path, SweepResult)
+    if not sweep.trials or not sweep.winner:
+        raise UsageError(f"{path} has no trial or no winner: damaged")
     return sweep
 
 
@@ -128,38 +114,37 @@ def read_run(path: Path) -> Run:
         raise UsageError(f"{path} is no run, study or sweep (no config.json, study.json or sweep.json); name one")
     if not (path / "summary.json").is_file():
         raise UsageError(f"{path} is not finished; go on with it: --resume --output {quoted(path)}")
-    summary = load(path / "summary.json", "run")
-    config = load(path / "config.json")
-    conform(config, SHAPES["config"], str(path / "config.json"))
+    summary = read_finished(path / "summary.json", RunSummary)
+    config = read_record(path / "config.json", RunConfig)
     nets = {}
-    for name, figures in summary["models"].items():
-        conform(figures, SHAPES["net"], f"{path / 'summary.json'}, {name}")
+    for name, result in summary.models.items():
         if name not in MODELS:
             raise UsageError(f"{path} holds the net {name!r}; distmnist.models has {', '.join(MODELS)}")
-        options = config["options"].get(name)
-        conform(options, {"seed": int}, f"{path / 'config.json'}, options of {name}")
-        nets[name] = Net(path, name, options, figures, read_history(path, name), *read_predictions(path, name, figures))
+        options = config.options.get(name, {})
+        seed = options.get("seed")
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise UsageError(f"{path / 'config.json'} is damaged: {name} has no random seed")
+        history, answers = read_history(path, name), read_predictions(path, name, result)
+        nets[name] = Net(path, name, seed, options, result, history, *answers)
     if not nets:
         raise UsageError(f"{path} holds no finished net")
-    return Run(path, summary, config, nets)
+    return Run(path, summary, nets)
 
 
-def read_history(run: Path, net: str) -> list[dict[str, Any]]:
+def read_history(run: Path, net: str) -> list[Epoch]:
     path = run / net / "metrics.jsonl"
     try:
-        history = [json.loads(line) for line in path.read_text().splitlines()]
+        history = msgspec.json.Decoder(Epoch).decode_lines(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except msgspec.DecodeError as error:
         raise UsageError(f"{path} is damaged: {error}") from error
     if not history:
         raise UsageError(f"{path} is empty")
-    for number, entry in enumerate(history, 1):
-        conform(entry, SHAPES["epoch"], f"{path}, line {number}")
     return history
 
 
-def read_predictions(run: Path, net: str, figures: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_predictions(run: Path, net: str, result: ModelResult) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """predictions, labels, losses. UsageError: damaged, or not what summary.json counted."""
     path = run / net / "predictions.npz"
     try:
@@ -175,7 +160,7 @@ def read_predictions(run: Path, net: str, figures: dict[str, Any]) -> tuple[np.n
     if max(predictions.max(initial=0), labels.max(initial=0)) >= CLASSES:
         raise UsageError(f"{path} is damaged: a digit above 9")
     correct = int((predictions == labels).sum())
-    if correct != figures["correct"] or abs(correct - figures["test_accuracy"] * len(labels)) > 1e-6 * len(labels):
+    if correct != result.correct or abs(correct - result.test_accuracy * len(labels)) > 1e-6 * len(labels):
         raise UsageError(f"{path} does not belong to summary.json: it counts other right answers")
     return predictions, labels, losses
 
@@ -204,4 +189,4 @@ def result_options() -> set[str]:
 def find_digits(material: Material, data_dir: Path | None) -> Dataset:
     """The data set that the runs were tested on. UsageError: it is not on this machine, or is damaged."""
     noted = [place for run in material.runs for place in noted_data(run.path)]
-    return datasets.load_tested(material.dataset["name"], data_dir, noted, "the page shows its test digits")
+    return datasets.load_tested(material.dataset.name, data_dir, noted, "the page shows its test digits")

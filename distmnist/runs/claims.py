@@ -5,21 +5,19 @@ loss in half"; and of its hyperparameters that 0.001 learning rate, batch size 6
 """
 
 import statistics
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
-from distmnist.config import Options, TrainConfig, option_flag, resolve_model
+from distmnist.config import TrainConfig, Value, option_flag, resolve_model
+from distmnist.runs.records import CONFIRMED, PARTLY, REFUTED, UNDECIDED, Claim, Trial
 from distmnist.runs.significance import LEVEL, Comparison, Interval, over_seeds
 
-CONFIRMED, REFUTED, SHARPENED, UNDECIDED = "confirmed", "refuted", "sharpened", "undecided"
-
 RULE = (
-    "confirmed: the whole 95 % interval is what the claim says; refuted: none of it is; sharpened: part of it is,"
-    " and it leaves out no difference at all; undecided: the rest, and one random seed"
+    "confirmed: the whole 95 % interval is what the claim says; refuted: none of it is; partly supported: part of it"
+    " is, and it leaves out no difference at all; undecided: the rest, and one random seed"
 )
 BEST_RULE = (
     "confirmed: every other value tried is worse (its 95 % interval, all of an option's together, lies below 0);"
-    " refuted: one is better; sharpened: none is better and some are worse; undecided: none is told apart"
+    " refuted: one is better; partly supported: none is better and some are worse; undecided: none is told apart"
 )
 
 FACTORS = {
@@ -30,8 +28,6 @@ FACTORS = {
 }
 """option -> the claim that its published value, which is the default, was the best."""
 
-Claim = dict[str, Any]
-
 
 def judge(interval: Interval | None, *, claimed: float, nothing: float) -> str:
     """The verdict on "beyond `claimed`, away from `nothing`", where `nothing` means no difference."""
@@ -40,7 +36,7 @@ def judge(interval: Interval | None, *, claimed: float, nothing: float) -> str:
     if interval.excludes(claimed):
         beyond = interval.low > claimed if claimed > nothing else interval.high < claimed
         return CONFIRMED if beyond else REFUTED
-    return SHARPENED if interval.excludes(nothing) else UNDECIDED
+    return PARTLY if interval.excludes(nothing) else UNDECIDED
 
 
 def of_the_nets(comparison: Comparison) -> list[Claim]:
@@ -57,60 +53,56 @@ def of_the_nets(comparison: Comparison) -> list[Claim]:
         ratio += f" (95 % interval {loss.low:.2f} to {loss.high:.2f} {told})"
     else:
         accuracy, ratio = f"{accuracy}, {told}", f"{ratio}, {told}"
+    judged = judge(better, claimed=0.01, nothing=0.0), judge(loss, claimed=0.5, nothing=1.0)
     return [
-        {
-            "claim": "the CNN is over 1 percent better",
-            "verdict": judge(better, claimed=0.01, nothing=0.0),
-            "words": accuracy,
-        },
-        {"claim": "the CNN cuts the loss in half", "verdict": judge(loss, claimed=0.5, nothing=1.0), "words": ratio},
+        Claim(claim="the CNN is over 1 percent better", verdict=judged[0], words=accuracy),
+        Claim(claim="the CNN cuts the loss in half", verdict=judged[1], words=ratio),
     ]
 
 
-def published(given: Options, net: str, but: Collection[str] = ()) -> bool:
+def published(given: Mapping[str, Value], net: str, but: Collection[str] = ()) -> bool:
     """Whether the options in force for `net` are the published ones, the defaults. Free: seed, precision, `but`."""
     ours, theirs = resolve_model(given, net).options(), TrainConfig().options()
     return all(value == theirs[name] for name, value in ours.items() if name not in {"seed", "amp", *but})
 
 
-def of_the_hyperparameters(net: str, trials: list[dict[str, Any]]) -> list[Claim]:
-    """The claims about the published setting, from trials as sweep.json holds them, all with the same random seeds.
+def of_the_hyperparameters(net: str, trials: Sequence[Trial]) -> list[Claim]:
+    """The claims about the published setting, from trials, all with the same random seeds.
 
     Each option by itself: the trials that differ from the published setting in it alone, against that setting, paired
     by random seed, on the held-out digits. The intervals of one option hold together (Bonferroni).
     """
-    centre = next((trial for trial in trials if published(trial["options"], net, ["val_fraction"])), None)
+    centre = next((trial for trial in trials if published(trial.options, net, ["val_fraction"])), None)
     claims = []
     for name, claim in FACTORS.items():
         default = getattr(TrainConfig(), name)
         others = [
             trial
             for trial in trials
-            if trial["options"].get(name, default) != default
-            and published(trial["options"], net, ["val_fraction", name])
+            if trial.options.get(name, default) != default and published(trial.options, net, ["val_fraction", name])
         ]
         verdict, words = UNDECIDED, f"no trial differs from the published setting in {option_flag(name)} alone"
         if centre is None:
             words = "the published setting is not among the trials"
         elif others:
             verdict, words = best_of(name, centre, others)
-        claims.append({"claim": claim, "verdict": verdict, "words": words})
+        claims.append(Claim(claim=claim, verdict=verdict, words=words))
     return claims
 
 
-def best_of(name: str, centre: dict[str, Any], others: list[dict[str, Any]]) -> tuple[str, str]:
+def best_of(name: str, centre: Trial, others: Sequence[Trial]) -> tuple[str, str]:
     """The verdict on the value of option `name` in `centre` against those in `others`, and the figures in words."""
     intervals, told = [], []
     for other in others:
-        pairs = zip(other["val_accuracy"]["values"], centre["val_accuracy"]["values"], strict=True)
+        pairs = zip(other.val_accuracy.values, centre.val_accuracy.values, strict=True)
         differences = [theirs - ours for theirs, ours in pairs]
-        text = f"{other['options'][name]} {100 * statistics.fmean(differences):+.2f} points"
+        text = f"{other.options[name]} {100 * statistics.fmean(differences):+.2f} points"
         if interval := over_seeds(differences, level=1 - (1 - LEVEL) / len(others)):
             intervals.append(interval)
             text += f" ({100 * interval.low:+.2f} to {100 * interval.high:+.2f})"
-        time = other["train_seconds"]["mean"] / centre["train_seconds"]["mean"]
+        time = other.train_seconds.mean / centre.train_seconds.mean
         told.append(f"{text} in {time:.2f} times the time")
-    seeds = len(centre["val_accuracy"]["values"])
+    seeds = len(centre.val_accuracy.values)
     over = f"{seeds} random seeds" if seeds > 1 else "one random seed"
     return judge_best(intervals), f"against {getattr(TrainConfig(), name)}, over {over}: {'; '.join(told)}"
 
@@ -118,11 +110,11 @@ def best_of(name: str, centre: dict[str, Any], others: list[dict[str, Any]]) -> 
 def judge_best(intervals: Sequence[Interval]) -> str:
     """The verdict on "the best of all", from the simultaneous intervals of the others' differences to it.
 
-    confirmed: all others are worse; refuted: one is better; sharpened: none is better, some are worse.
+    confirmed: all others are worse; refuted: one is better; partly supported: none is better, some are worse.
     """
     worse = [interval.high < 0 for interval in intervals]
     if any(interval.low > 0 for interval in intervals):
         return REFUTED
     if worse and all(worse):
         return CONFIRMED
-    return SHARPENED if any(worse) else UNDECIDED
+    return PARTLY if any(worse) else UNDECIDED

@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -44,6 +43,7 @@ from distmnist.machine import (
 from distmnist.models.published import MODELS, build_model
 from distmnist.runs import summary
 from distmnist.runs.callbacks import ConsoleOutput, RequestOnSignal, SaveCheckpoints, listed
+from distmnist.runs.records import FINISHED, INTERRUPTED, RunConfig, RunSummary
 from distmnist.runs.rundir import Launch, RunDirectory, newer_than_latest, noted_data
 from distmnist.training.callbacks import Callback
 from distmnist.training.parts import choose_parts
@@ -75,21 +75,14 @@ def run(asked: Job, callbacks: Sequence[Callback] = ()) -> int:
         dataset = find_digits(world, log, job, checkpoints)
         world.connect()
 
-        setting = {
-            "world_size": world.size,
-            "device": world.device.type,
-            "hardware": hardware(world.device),
-            "amp": amp,
-            "threads": torch.get_num_threads(),
-        }
         job = resolve({**job.explicit, "amp": amp, "data": datasets.option_of(dataset.name)})
         if directory:
-            directory.write_json("config.json", describe_run(job, dataset, launch(world)))
+            directory.write_record("config.json", describe_run(job, dataset, launch(world)))
             if warning := directory.become_latest():
                 log.warn(warning)
             for net, checkpoint in checkpoints.items():
                 directory.write_history(net, checkpoint)
-            header(log, world, job, setting, why, dataset, directory)
+            header(log, world, job, why, dataset, directory)
         signals = stack.enter_context(Signals())
         figures: dict[str, ModelResult] = {}
         histories: dict[str, list[Epoch]] = {}
@@ -112,7 +105,8 @@ def run(asked: Job, callbacks: Sequence[Callback] = ()) -> int:
         finished = len(figures) == len(job.configs)
         with world.agreement():  # nobody leaves before the run is complete on disk
             if directory:
-                directory.write_json("summary.json", summary.summarize(finished, dataset, setting, figures))
+                status = FINISHED if finished else INTERRUPTED
+                directory.write_record("summary.json", summarize(status, dataset, world, amp, figures))
                 if finished:
                     with world.heartbeat.busy("drawing the plots", PLOTS_SECONDS):
                         leave_plots(log, directory, figures, histories)
@@ -188,11 +182,14 @@ def launch(world: World) -> Launch:
     return Launch(run_id, frozenset(world.agents), world.attempt, this_process())
 
 
-def is_same_command(config: dict[str, Any], asked: Job) -> bool:
+def is_same_command(config: RunConfig, asked: Job) -> bool:
     """Whether a config.json is of a run that was started with the same options, those of this machine apart."""
     if asked.run.resume:
         return True
-    before, now = from_json(config["given"]), asked.explicit
+    try:
+        before, now = from_json(config.given), asked.explicit
+    except UsageError:  # options of another version
+        return False
     names = {*TrainConfig().options(), "model", "recipe"} - {"amp"} - ({"data"} - now.keys())  # noted as found
     return all(before.get(name) == now.get(name) for name in names)
 
@@ -234,19 +231,19 @@ def resume(directory: RunDirectory, asked: Job, log: Log) -> tuple[Options, dict
     return merged, checkpoints
 
 
-def options_of(config: dict[str, Any], path: Path) -> tuple[Job, dict[str, TrainConfig]]:
+def options_of(config: RunConfig, path: Path) -> tuple[Job, dict[str, TrainConfig]]:
     """What was asked of the run whose config.json is `path`, and the options in force for each of its nets.
 
     Raises UsageError for values that no option may have: people edit the file.
     """
     try:
-        before = from_json(config["given"])
-        if "data" not in before and isinstance(config.get("dataset"), dict):  # written before there was --data
-            before["data"] = datasets.option_of(config["dataset"].get("name"))
+        before = from_json(config.given)
+        if "data" not in before and config.dataset:  # written before there was --data
+            before["data"] = datasets.option_of(config.dataset.name)
         asked = resolve(before)
         own = {"data": before["data"]} if "data" in before else {}
         in_force = {}
-        for net, options in config["options"].items():
+        for net, options in config.options.items():
             values = own | from_json(options)
             RunOptions.of(values | {"resume": False})  # checked like the rest: the file may have been edited
             if options:
@@ -310,7 +307,7 @@ def find_digits(world: World, log: Log, job: Job, checkpoints: dict[str, Checkpo
     return dataset.to(world.device)
 
 
-def describe_run(job: Job, dataset: Dataset, launch: Launch) -> dict[str, Any]:
+def describe_run(job: Job, dataset: Dataset, launch: Launch) -> RunConfig:
     """config.json: what `--resume` starts from (`given`), and every option in force for each net.
 
     The data's directory is noted as an absolute path: the run may be resumed or exported from another directory.
@@ -318,25 +315,37 @@ def describe_run(job: Job, dataset: Dataset, launch: Launch) -> dict[str, Any]:
     place = {"data_dir": job.run.data_dir.absolute()}
     given = {name: value for name, value in job.explicit.items() if name not in ("resume", "output")}
     run = dataclasses.asdict(job.run) | place
-    return {
-        "schema": 1,
-        "distmnist": __version__,
-        "given": to_json(given | (place if "data_dir" in given else {})),
-        "options": {config.model: to_json(dataclasses.asdict(config) | run) for config in job.configs},
-        "dataset": dataset.describe().to_json(),
-        "launch": launch.to_json(),
-    }
+    return RunConfig(
+        distmnist=__version__,
+        given={**to_json(given | (place if "data_dir" in given else {}))},
+        options={config.model: {**to_json(dataclasses.asdict(config) | run)} for config in job.configs},
+        dataset=dataset.describe(),
+        launch=launch.facts(),
+    )
 
 
-def header(
-    log: Log, world: World, job: Job, setting: dict[str, Any], why: str, dataset: Dataset, directory: RunDirectory
-) -> None:
-    config, threads = job.common, setting["threads"]
+def summarize(status: str, dataset: Dataset, world: World, amp: str, figures: dict[str, ModelResult]) -> RunSummary:
+    return RunSummary(
+        status=status,
+        dataset=dataset.describe(),
+        world_size=world.size,
+        device=world.device.type,
+        hardware=hardware(world.device),
+        amp=amp,
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        models=figures,
+    )
+
+
+def header(log: Log, world: World, job: Job, why: str, dataset: Dataset, directory: RunDirectory) -> None:
+    """job: with the kind of mixed precision in force; why: that one."""
+    config, threads = job.common, torch.get_num_threads()
     shares = sorted({config.batch_size // world.size, -(-config.batch_size // world.size)})
     log.say("  ".join(f"{name} {version}" for name, version in versions().items()))
     log.say(
         f"{world.size} process{'es' if world.size > 1 else ''} x {threads} thread{'s' if threads > 1 else ''}"
-        f" on {setting['device']}, amp {setting['amp']} ({why})"
+        f" on {world.device.type}, amp {config.amp} ({why})"
     )
     log.say(
         f"global batch {config.batch_size}: {' or '.join(map(str, shares))} a process;"
@@ -354,8 +363,7 @@ def leave_plots(
         return
     try:
         confusions = {net: figure.confusion for net, figure in figures.items()}
-        lines = {net: [epoch.to_json() for epoch in history] for net, history in histories.items()}
-        for name, content in plots.of_run(lines, confusions).items():
+        for name, content in plots.of_run(histories, confusions).items():
             directory.write(f"plots/{name}", content)
     except Exception as error:
         reason = " ".join(str(error).split()) or "no reason given"

@@ -6,7 +6,6 @@ started it.
 
 import contextlib
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -14,11 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypeVar
 
 import torch
 
 from distmnist import train
+from distmnist.checkpoint.record import ModelResult
 from distmnist.config import Options, TrainConfig, data_is_chosen, option_flag, resolve, to_json
 from distmnist.console import Log
 from distmnist.data import datasets
@@ -27,7 +27,8 @@ from distmnist.distributed.launcher import VARIABLES
 from distmnist.errors import RunError, UsageError
 from distmnist.machine import die_with_parent, usable_cores
 from distmnist.runs.job import check_models
-from distmnist.runs.rundir import RunDirectory, read_config
+from distmnist.runs.records import FINISHED, Record, RunConfig, RunSummary, read
+from distmnist.runs.rundir import RunDirectory
 from distmnist.training.requests import Request
 
 POLL = 0.05
@@ -39,6 +40,8 @@ STOP_SECONDS = 30.0
 
 MEANT_FOR_ALL = {*VARIABLES, "SLURM_STEP_NUM_TASKS"}
 """Variables that tell of this process and its siblings: its runs are on their own."""
+
+R = TypeVar("R", bound=Record)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +59,9 @@ class Member:
         config, job = self.config(), resolve(self.given)
         check_models(job)
         for wanted in job.configs:
-            if not config or wanted.model not in config["options"]:
+            if not config or wanted.model not in config.options:
                 continue
-            before = TrainConfig().options() | config["options"][wanted.model]
+            before = TrainConfig().options() | config.options[wanted.model]
             for name, value in wanted.options().items():
                 if value != before[name] and name != "data" and (name, value) != ("amp", "auto"):
                     raise UsageError(
@@ -66,10 +69,13 @@ class Member:
                         " keep it or choose a different --output"
                     )
 
-    def config(self) -> dict[str, Any] | None:
+    def config(self) -> RunConfig | None:
         """config.json if the run was begun. Raises UsageError if it cannot be read."""
+        return self._read("config.json", RunConfig)
+
+    def _read(self, name: str, kind: type[R]) -> R | None:
         try:
-            return read_config(self.path / "config.json")
+            return read(self.path / name, kind)
         except FileNotFoundError:
             return None
         except UsageError as error:
@@ -78,37 +84,31 @@ class Member:
     def data(self) -> str | None:
         """The value of --data with which the run was begun, if it was."""
         config = self.config()
-        described = config.get("dataset") if config else None
-        return datasets.option_of(str(described.get("name"))) if isinstance(described, dict) else None
+        return datasets.option_of(config.dataset.name) if config and config.dataset else None
 
-    def summary(self) -> dict[str, Any] | None:
-        """summary.json if the run is finished, with all its nets. Raises UsageError if it is not of distmnist."""
-        path = self.path / "summary.json"
-        summary = read_json(path)
-        if summary is None:
+    def summary(self) -> RunSummary | None:
+        """summary.json if the run is finished, with all its nets. Raises UsageError if it cannot be read."""
+        summary = self._read("summary.json", RunSummary)
+        if summary is None or summary.status != FINISHED:
             return None
-        shape = {"status": str, "dataset": dict, "models": dict}
-        if not isinstance(summary, dict) or not all(isinstance(summary.get(n), kind) for n, kind in shape.items()):
-            raise UsageError(f"{path} is not of distmnist; move {self.path} away to train that run again")
-        finished = summary["status"] == "finished" and summary["models"].keys() >= set(resolve(self.given).models)
-        return summary if finished else None
+        return summary if summary.models.keys() >= set(resolve(self.given).models) else None
 
     @property
     def seed(self) -> int:
         return resolve(self.given).common.seed
 
-    def result(self, net: str) -> dict[str, Any]:
+    def result(self, net: str) -> ModelResult:
         """A net's entry in the summary of a finished run."""
         summary = self.summary()
         assert summary is not None, "it is finished"
-        return summary["models"][net]
+        return summary.models[net]
 
     def check_digits(self, dataset: DatasetFacts) -> None:
         """Raises UsageError if the run in `path` is finished, on other digits."""
         summary = self.summary()
-        if summary and summary["dataset"] != dataset.to_json():
+        if summary and summary.dataset != dataset:
             raise UsageError(
-                f"{self.path} was trained on {summary['dataset'].get('name')}, but the data found are"
+                f"{self.path} was trained on {summary.dataset.name}, but the data found are"
                 f" {dataset.name}; choose the right --data and --data-dir, or a different --output"
             )
 
@@ -117,16 +117,6 @@ class Member:
         resume = ["--resume"] if (self.path / "config.json").exists() else []
         flags = [f"{option_flag(name)}={value}" for name, value in to_json(options).items()]
         return [sys.executable, "-m", "distmnist.runs.pool", *flags, *resume]
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in `path`, None if there is no such file. Raises UsageError if it cannot be read."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}; move its directory away to train that run again") from error
 
 
 @contextlib.contextmanager

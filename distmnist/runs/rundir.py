@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -18,6 +17,7 @@ from distmnist.checkpoint.record import Checkpoint
 from distmnist.checkpoint.storage import write_atomically
 from distmnist.errors import RunError, UsageError
 from distmnist.machine import versions
+from distmnist.runs.records import FINISHED, LaunchFacts, Record, RunConfig, RunSummary, encode, read
 
 RUNS, LATEST = Path("runs"), "latest"
 
@@ -35,15 +35,10 @@ class Launch:
     attempt: int = 0
     process: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "run_id": self.run_id,
-            "agents": sorted(self.agents),
-            "attempt": self.attempt,
-            "process": self.process,
-        }
+    def facts(self) -> LaunchFacts:
+        return LaunchFacts(run_id=self.run_id, agents=sorted(self.agents), attempt=self.attempt, process=self.process)
 
-    def earlier_attempt(self, output: Path | None, is_same: Callable[[dict[str, Any]], bool]) -> Path | None:
+    def earlier_attempt(self, output: Path | None, is_same: Callable[[RunConfig], bool]) -> Path | None:
         """The directory in which an earlier attempt of this launch began its run: `output`, or one in runs/.
 
         An agent that was there then has restarted its workers. In a directory that was named all agents may be new,
@@ -55,28 +50,29 @@ class Launch:
             return None
         for path in [output] if output else sorted(RUNS.glob("[!.]*"), reverse=True):
             try:
-                config = json.loads((path / "config.json").read_text())
-                noted = config["launch"]
-                same_agent = not self.agents.isdisjoint(noted["agents"])
-                restarted = not same_agent or self.attempt > noted.get("attempt", 0)
-                if (
-                    noted["run_id"] == self.run_id
-                    and (same_agent or (output and self.run_id != "none"))
-                    and noted.get("process") != self.process
-                    and is_same(config)
-                    and (restarted or not is_finished(path))
-                ):
-                    return path
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                config = read(path / "config.json", RunConfig)
+            except (UsageError, FileNotFoundError):
                 continue  # nothing that an attempt of ours has left
+            if (noted := config.launch) is None:
+                continue
+            same_agent = not self.agents.isdisjoint(noted.agents)
+            restarted = not same_agent or self.attempt > noted.attempt
+            if (
+                noted.run_id == self.run_id
+                and (same_agent or (output and self.run_id != "none"))
+                and noted.process != self.process
+                and is_same(config)
+                and (restarted or not is_finished(path))
+            ):
+                return path
         return None
 
 
 def is_finished(path: Path) -> bool:
     """Whether the run in `path` has come to its end."""
     try:
-        return json.loads((path / "summary.json").read_text())["status"] == "finished"
-    except (OSError, ValueError, KeyError, TypeError):
+        return read(path / "summary.json", RunSummary).status == FINISHED
+    except (UsageError, FileNotFoundError):
         return False
 
 
@@ -94,26 +90,6 @@ def new_directory() -> Path:
     raise AssertionError
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The config.json `path` of a run; what its options are worth, `from_json` and `resolve` say.
-
-    Raises UsageError if it cannot be read or is not of distmnist, FileNotFoundError if there is none.
-    """
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    for name in ("given", "options"):
-        if not isinstance(config, dict) or not isinstance(config.get(name), dict):
-            raise UsageError(f"{path} cannot be read: it has no object {name!r}, so it is not of distmnist")
-    for net, options in config["options"].items():
-        if not isinstance(options, dict):
-            raise UsageError(f"{path} cannot be read: the options of {net} are not an object")
-    return config
-
-
 def noted_data(path: Path) -> list[Path]:
     """Where the run that `path` is part of found its data; empty if it does not say.
 
@@ -122,10 +98,10 @@ def noted_data(path: Path) -> list[Path]:
     path = path.resolve()
     for folder in (path, *path.parents[:2]):
         try:
-            config = read_config(folder / "config.json")
-        except (UsageError, OSError):
+            config = read(folder / "config.json", RunConfig)
+        except (UsageError, FileNotFoundError):
             continue  # another program's, or none
-        places = [options.get("data_dir") for options in (config["given"], *config["options"].values())]
+        places = [options.get("data_dir") for options in (config.given, *config.options.values())]
         return list(dict.fromkeys(Path(place) for place in places if place and isinstance(place, str)))
     return []
 
@@ -180,10 +156,10 @@ class RunDirectory:
     def holds_run(self) -> bool:
         return (self.path / "config.json").exists()
 
-    def read_config(self) -> dict[str, Any]:
+    def read_config(self) -> RunConfig:
         """config.json. Raises UsageError if it is not there or cannot be read."""
         try:
-            return read_config(self.path / "config.json")
+            return read(self.path / "config.json", RunConfig)
         except FileNotFoundError:
             raise UsageError(
                 f"--resume: {self.path} holds no run (no config.json); name the run with --output"
@@ -198,8 +174,8 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror}; what was there before is whole") from error
 
-    def write_json(self, name: str, value: dict[str, Any]) -> None:
-        self.write(name, (json.dumps(value, indent=2) + "\n").encode())
+    def write_record(self, name: str, record: Record) -> None:
+        self.write(name, encode(record))
 
     def save(self, model: str, checkpoint: Checkpoint) -> None:
         """Writes <model>/last.pt, then metrics.jsonl. Raises RunError: the disk is full, say."""

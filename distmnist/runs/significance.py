@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distmnist.errors import UsageError
+from distmnist.runs.records import ComparisonFacts, Ends, McNemar, Mean, Spread
 
 try:
     from scipy import stats
@@ -49,11 +50,10 @@ def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval | None
     return Interval(float(mean - reach), float(mean + reach))
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """mean, std (of the sample), low and high (95 % for the mean) and the values; None where one value cannot tell."""
+def spread(values: Sequence[float]) -> Spread:
     low, high = over_seeds(values) or (None, None)
     std = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": std, "low": low, "high": high, "values": list(values)}
+    return Spread(mean=statistics.fmean(values), std=std, low=low, high=high, values=list(values))
 
 
 def over_digits(statistic: Callable[..., Any], *samples: np.ndarray) -> Interval:
@@ -72,14 +72,14 @@ def over_digits(statistic: Callable[..., Any], *samples: np.ndarray) -> Interval
     return Interval(float(found.low), float(found.high))
 
 
-def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> dict[str, Any]:
+def mcnemar(right_a: np.ndarray, right_b: np.ndarray, seed: int | None = None) -> McNemar:
     """The exact test of whether two trained nets differ: of the digits that one alone gets right, is it half each?
 
-    right_a, right_b: bool [digits]. only_a, only_b: digits that this net alone gets right.
+    right_a, right_b: bool [digits].
     """
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    return {"only_a": only_a, "only_b": only_b, "p": p}
+    return McNemar(seed=seed, only_a=only_a, only_b=only_b, p=p)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Comparison:
     difference: float
     seeds_interval: Interval | None
     digits_interval: Interval
-    mcnemar: list[dict[str, Any]]
+    mcnemar: list[McNemar]
     loss_ratio: float
     loss_seeds_interval: Interval | None
     loss_digits_interval: Interval
@@ -122,18 +122,22 @@ class Comparison:
     def significant(self) -> bool:
         return self.interval is not None and self.interval.excludes(0)
 
-    def to_json(self) -> dict[str, Any]:
-        def ends(interval: Interval | None) -> dict[str, float | None]:
-            return interval._asdict() if interval else {"low": None, "high": None}
-
-        return {
-            "difference": {"mean": self.difference, **ends(self.seeds_interval)},
-            "bootstrap": ends(self.digits_interval),
-            "mcnemar": self.mcnemar,
-            "loss_ratio": {"mean": self.loss_ratio, **ends(self.loss_seeds_interval)},
-            "loss_ratio_bootstrap": ends(self.loss_digits_interval),
-            "significant": self.significant,
-        }
+    def facts(self, a: str, b: str, words: str, **common: str) -> ComparisonFacts:
+        """The comparison's entry in study.json; common: `recipe` or `model`."""
+        low, high = self.seeds_interval or (None, None)
+        loss_low, loss_high = self.loss_seeds_interval or (None, None)
+        return ComparisonFacts(
+            **common,
+            a=a,
+            b=b,
+            difference=Mean(mean=self.difference, low=low, high=high),
+            bootstrap=Ends(**self.digits_interval._asdict()),
+            mcnemar=self.mcnemar,
+            loss_ratio=Mean(mean=self.loss_ratio, low=loss_low, high=loss_high),
+            loss_ratio_bootstrap=Ends(**self.loss_digits_interval._asdict()),
+            significant=self.significant,
+            words=words,
+        )
 
 
 def compare(a: Answers, b: Answers) -> Comparison:
@@ -149,8 +153,7 @@ def compare(a: Answers, b: Answers) -> Comparison:
         seeds_interval=over_seeds(differences),
         digits_interval=over_digits(np.mean, b.right.mean(0) - a.right.mean(0)),
         mcnemar=[
-            {"seed": seed, **mcnemar(right_a, right_b)}
-            for seed, right_a, right_b in zip(a.seeds, a.right, b.right, strict=True)
+            mcnemar(right_a, right_b, seed) for seed, right_a, right_b in zip(a.seeds, a.right, b.right, strict=True)
         ],
         loss_ratio=math.exp(statistics.fmean(logarithms)),
         loss_seeds_interval=ratios and Interval(*map(math.exp, ratios)),

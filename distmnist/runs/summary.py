@@ -1,30 +1,13 @@
-"""What a finished run says: summary.json, and the table that sets the nets beside the published ones."""
-
-from typing import Any
+"""The table with which a run ends: it sets the nets beside the published ones."""
 
 from distmnist.checkpoint.record import ModelResult
 from distmnist.data.datasets import Dataset
-from distmnist.machine import versions
 
 PUBLISHED = {"mlp": (0.9742, 0.0013), "cnn": (0.9888, 0.0006)}
 """net -> test accuracy and test loss, in the convention of `notebook_test_loss`: the published work's results."""
 
 EXPECTED_ON_SAMPLE = "mlp about 92 %, cnn about 96 %"
 """With the defaults, over five random seeds: see the README."""
-
-
-def summarize(
-    finished: bool, data: Dataset, setting: dict[str, Any], figures: dict[str, ModelResult]
-) -> dict[str, Any]:
-    """summary.json, schema 1. `setting`: world_size, device, amp and the like; `figures`: net -> its figures."""
-    return {
-        "schema": 1,
-        "status": "finished" if finished else "interrupted",
-        "dataset": data.describe().to_json(),
-        **setting,
-        "versions": versions(),
-        "models": {net: figure.to_json() for net, figure in figures.items()},
-    }
 
 
 def table(data: Dataset, figures: dict[str, ModelResult]) -> str:

@@ -100,13 +100,13 @@ def work(arguments: Sequence[str] | None) -> int:
             f"{len(own.recipes)} recipes x {own.repeats} random seeds, {jobs}; {findings.done} of {len(members)} runs"
             f" are finished\ndata: {dataset.name}\noutput: {directory.path}"
         )
-        directory.write_json("study.json", findings.to_json())
+        directory.write_record("study.json", findings.result())
         with Signals() as signals, contextlib.closing(pool.run(members.values(), jobs, signals)) as outcomes:
             for member, error in outcomes:
                 if error:
                     raise error
                 log.say(findings.add(member))
-                directory.write_json("study.json", findings.to_json())
+                directory.write_record("study.json", findings.result())
         log.say(findings.table())
         if findings.finished:
             log.say(f"\nnext: {hint('-m', 'distmnist.report', directory.path)}")

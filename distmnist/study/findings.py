@@ -1,18 +1,26 @@
 """What a study found: the figures of its finished runs, the comparisons, and the published claims; study.json."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from distmnist.config import resolve
+from distmnist.config import Options, resolve
 from distmnist.data.datasets import DatasetFacts
 from distmnist.errors import UsageError
 from distmnist.machine import versions
 from distmnist.runs import claims
 from distmnist.runs.pool import Jobs, Member
+from distmnist.runs.records import (
+    FINISHED,
+    INTERRUPTED,
+    Claim,
+    ComparisonFacts,
+    RecipeFigures,
+    StudyResult,
+)
 from distmnist.runs.significance import LEVEL, Answers, Comparison, compare, spread
 from distmnist.runs.summary import PUBLISHED, align
 
@@ -22,6 +30,16 @@ what other digits would say of these nets (bootstrap). Significant: both leave o
 trained nets each time, not of their recipes. Train time is one run's while others ran beside it."""
 
 
+@dataclasses.dataclass
+class Conclusions:
+    """of_nets: two nets under one recipe; of_recipes: one net under two recipes."""
+
+    of_nets: list[ComparisonFacts] = dataclasses.field(default_factory=list)
+    of_recipes: list[ComparisonFacts] = dataclasses.field(default_factory=list)
+    claims: list[Claim] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
 class Findings:
     """members: (recipe, random seed) -> run. `given`: the options of training that were typed, for all of them."""
 
@@ -29,7 +47,7 @@ class Findings:
         self,
         dataset: DatasetFacts,
         members: Mapping[tuple[str, int], Member],
-        given: dict[str, Any],
+        given: Options,
         jobs: Jobs,
     ) -> None:
         self.dataset, self.members, self.given, self.jobs = dataset, members, given, jobs
@@ -38,7 +56,7 @@ class Findings:
         self.seeds = list(dict.fromkeys(seed for _, seed in members))
         summaries = {key: member.summary() for key, member in members.items()}
         self.summaries = {key: summary for key, summary in summaries.items() if summary}
-        self.concluded: dict[str, Any] | None = None
+        self.concluded: Conclusions | None = None
 
     @property
     def done(self) -> int:
@@ -55,71 +73,78 @@ class Findings:
         assert summary is not None, "it is finished"
         self.summaries[key] = summary
         member.check_digits(self.dataset)
-        told = "  ".join(f"{net} {summary['models'][net]['test_accuracy']:.2%}" for net in self.nets)
+        told = "  ".join(f"{net} {summary.models[net].test_accuracy:.2%}" for net in self.nets)
         return f"{member.path.name}  {told}  ({self.done} of {len(self.members)})"
 
-    def to_json(self) -> dict[str, Any]:
-        """study.json, schema 1. Nothing is compared before all runs are finished."""
-        return {
-            "schema": 1,
-            "status": "finished" if self.finished else "interrupted",
-            "dataset": self.dataset.to_json(),
-            "repeats": len(self.seeds),
-            "seeds": self.seeds,
-            "versions": versions("scipy"),
-            "jobs": str(self.jobs),
-            "recipes": {recipe: self._figures(recipe) for recipe in self.recipes},
-            **self._conclude(),
-        }
+    def result(self) -> StudyResult:
+        """study.json. Nothing is compared before all runs are finished."""
+        found = self._conclude()
+        return StudyResult(
+            status=FINISHED if self.finished else INTERRUPTED,
+            dataset=self.dataset,
+            repeats=len(self.seeds),
+            seeds=self.seeds,
+            versions=versions("scipy"),
+            jobs=str(self.jobs),
+            recipes={recipe: self._figures(recipe) for recipe in self.recipes},
+            comparisons=found.of_nets,
+            recipe_comparisons=found.of_recipes,
+            claims=found.claims,
+            notes=found.notes,
+        )
 
-    def _figures(self, recipe: str) -> dict[str, Any]:
+    def _figures(self, recipe: str) -> dict[str, RecipeFigures]:
         """Net -> the spread of its figures over the finished runs; {} if there are none yet."""
-        runs = [self.summaries[recipe, seed]["models"] for seed in self.seeds if (recipe, seed) in self.summaries]
+        runs = [self.summaries[recipe, seed].models for seed in self.seeds if (recipe, seed) in self.summaries]
         return {
-            net: {
-                "accuracy": spread([run[net]["test_accuracy"] for run in runs]),
-                "loss": spread([run[net]["test_loss"] for run in runs]),
-                "notebook_loss": spread([run[net]["notebook_test_loss"] for run in runs]),
-                "train_seconds": spread([run[net]["train_seconds"] for run in runs]),
-                "parameters": runs[0][net]["parameters"],
-            }
+            net: RecipeFigures(
+                accuracy=spread([run[net].test_accuracy for run in runs]),
+                loss=spread([run[net].test_loss for run in runs]),
+                notebook_loss=spread([run[net].notebook_test_loss for run in runs]),
+                train_seconds=spread([run[net].train_seconds for run in runs]),
+                parameters=runs[0][net].parameters,
+            )
             for net in self.nets
             if runs
         }
 
-    def _conclude(self) -> dict[str, Any]:
+    def _conclude(self) -> Conclusions:
         if self.concluded is None and self.finished:
             self.concluded = self._compare()
-        left = "nothing is concluded from unfinished runs"
-        return self.concluded or {"comparisons": [], "recipe_comparisons": [], "claims": [], "notes": [left]}
+        return self.concluded or Conclusions(notes=["nothing is concluded from unfinished runs"])
 
-    def _compare(self) -> dict[str, Any]:
+    def _compare(self) -> Conclusions:
         self._refuse_mixtures()
         answers = {
             (recipe, net): read_answers({seed: self.members[recipe, seed].path / net for seed in self.seeds})
             for recipe in self.recipes
             for net in self.nets
         }
-        of_nets, of_recipes, judged, notes = [], [], [], []
+        found = Conclusions()
         if len(self.seeds) == 1:
-            notes.append("one random seed says nothing about a recipe: nothing is called significant; use --repeats 5")
+            found.notes.append(
+                "one random seed says nothing about a recipe: nothing is called significant; use --repeats 5"
+            )
         for recipe in self.recipes:
             for a, b in itertools.combinations(self.nets, 2):
                 comparison = compare(answers[recipe, a], answers[recipe, b])
-                of_nets.append({"recipe": recipe, **entry(a, b, f"with {recipe}", comparison)})
+                told = words(a, b, f"with {recipe}", comparison)
+                found.of_nets.append(comparison.facts(a, b, told, recipe=recipe))
                 if (recipe, a, b) == ("reference", "mlp", "cnn"):
-                    reason = self._not_as_published()
-                    judged = [] if reason else claims.of_the_nets(comparison)
-                    notes += [f"the published claims are not judged: {reason}"] if reason else []
+                    if reason := self._not_as_published():
+                        found.notes.append(f"the published claims are not judged: {reason}")
+                    else:
+                        found.claims += claims.of_the_nets(comparison)
         for net in self.nets:
             for a, b in itertools.combinations(self.recipes, 2):
                 comparison = compare(answers[a, net], answers[b, net])
-                of_recipes.append({"model": net, **entry(a, b, f"for the {net}", comparison)})
-        return {"comparisons": of_nets, "recipe_comparisons": of_recipes, "claims": judged, "notes": notes}
+                told = words(a, b, f"for the {net}", comparison)
+                found.of_recipes.append(comparison.facts(a, b, told, model=net))
+        return found
 
     def _refuse_mixtures(self) -> None:
         for what in ("amp", "device"):
-            found = sorted({summary[what] for summary in self.summaries.values()})
+            found = sorted({getattr(summary, what) for summary in self.summaries.values()})
             if len(found) > 1:
                 raise UsageError(
                     f"the runs have {what} {' and '.join(found)}: they cannot be compared; name another --output"
@@ -139,30 +164,29 @@ class Findings:
         rows = [head + ["published"] * comparable]
         for recipe in self.recipes:
             for net, figures in self._figures(recipe).items():
-                accuracy, seconds = figures["accuracy"], figures["train_seconds"]
-                several = accuracy["std"] is not None
+                accuracy = figures.accuracy
                 rows.append(
                     [
                         recipe,
                         net,
-                        f"{accuracy['mean']:.2%}",
-                        f"{100 * accuracy['std']:.2f}" if several else "-",
-                        f"{accuracy['low']:.2%} to {accuracy['high']:.2%}" if several else "-",
-                        f"{figures['loss']['mean']:.4f}",
-                        f"{figures['parameters']:,}",
-                        f"{seconds['mean']:.1f} s",
+                        f"{accuracy.mean:.2%}",
+                        "-" if accuracy.std is None else f"{100 * accuracy.std:.2f}",
+                        "-" if accuracy.low is None else f"{accuracy.low:.2%} to {accuracy.high:.2%}",
+                        f"{figures.loss.mean:.4f}",
+                        f"{figures.parameters:,}",
+                        f"{figures.train_seconds.mean:.1f} s",
                     ]
                 )
                 if comparable:
                     rows[-1].append(f"{PUBLISHED[net][0]:.2%}" if recipe == "reference" and net in PUBLISHED else "")
         found = self._conclude()
         lines = ["", *align(rows), ""]
-        lines += [line["words"] for line in (*found["comparisons"], *found["recipe_comparisons"])]
-        lines += ["", LEGEND] if found["comparisons"] or found["recipe_comparisons"] else []
-        for claim in found["claims"]:
-            lines.append(f'\n"{claim["claim"]}": {claim["verdict"].upper()}; {claim["words"]}')
-        lines += [f"({claims.RULE})"] if found["claims"] else []
-        return "\n".join([*lines, *found["notes"]])
+        lines += [line.words for line in (*found.of_nets, *found.of_recipes)]
+        lines += ["", LEGEND] if found.of_nets or found.of_recipes else []
+        for claim in found.claims:
+            lines.append(f'\n"{claim.claim}": {claim.verdict.upper()}; {claim.words}')
+        lines += [f"({claims.RULE})"] if found.claims else []
+        return "\n".join([*lines, *found.notes])
 
 
 def read_answers(folders: Mapping[int, Path]) -> Answers:
@@ -181,14 +205,10 @@ def read_answers(folders: Mapping[int, Path]) -> Answers:
     return Answers(tuple(folders), labels[0], np.stack(predictions) == labels[0], np.stack(losses))
 
 
-def entry(a: str, b: str, where: str, comparison: Comparison) -> dict[str, Any]:
-    return {"a": a, "b": b, **comparison.to_json(), "words": words(a, b, where, comparison)}
-
-
 def words(a: str, b: str, where: str, comparison: Comparison) -> str:
     """The comparison as a sentence."""
     points = f"{100 * comparison.difference:+.2f} points"
-    told_apart = sum(test["p"] < 1 - LEVEL for test in comparison.mcnemar)
+    told_apart = sum(test.p < 1 - LEVEL for test in comparison.mcnemar)
     pairs = f"McNemar's test tells {told_apart} of {len(comparison.mcnemar)} pairs of trained nets apart"
     seeds, digits = comparison.seeds_interval, comparison.digits_interval
     if seeds is None:

@@ -1,6 +1,6 @@
 """Which hyperparameters are best? Tries settings over several random seeds, and tests the winner once.
 
-Run: python -m distmnist.sweep [--model cnn] [--search star|grid|random|optuna] [--lr 1e-3,3e-3] ... [--output DIR]
+Run: python -m distmnist.sweep [--model cnn] [--search grid] [--lr 1e-3,3e-3] ... [--output DIR]
 
 Settings are judged on held-out training digits, by accuracy, spread over the random seeds, and training time. Every run
 is an ordinary one, in DIR/runs. Started again with the same --output, the command keeps what is finished and goes on
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from distmnist.commandline import Parser, add_options, answer, check_count, end, to_path
-from distmnist.config import FIELDS, TRAINING, Value, option_flag, resolve, rules
+from distmnist.config import FIELDS, TRAINING, Json, option_flag, resolve, rules
 from distmnist.distributed.launcher import refuse_separate_tasks
 from distmnist.errors import UsageError
 
-SPACE: dict[str, list[Value]] = {
+SPACE: dict[str, list[Json]] = {
     "lr": [3e-4, 1e-3, 3e-3],
     "batch_size": [32, 64, 128],
     "epochs": [3, 5, 10],
@@ -48,10 +48,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="cnn", metavar="NET", help="the net to explore (default: cnn)")
     parser.add_argument(
         "--search",
-        choices=("star", "grid", "random", "optuna"),
-        default="star",
-        help="star: the published setting and all that differ from it in one option; grid: every combination;"
-        " random: --trials of them; optuna: --trials that follow from those before (default: star)",
+        type=lambda text: "one-at-a-time" if text == "star" else text,  # the first edition's word
+        choices=("one-at-a-time", "grid", "random", "optuna"),
+        default="one-at-a-time",
+        help="one-at-a-time: the published setting and all that differ from it in one option; grid: every combination;"
+        " random: --trials of them; optuna: --trials that follow from those before (default: one-at-a-time)",
     )
     parser.add_argument("--trials", type=int, default=20, metavar="N", help="of random and optuna (default: 20)")
     parser.add_argument(

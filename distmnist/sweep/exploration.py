@@ -5,7 +5,6 @@ import contextlib
 import functools
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
 
 from distmnist.commandline import hint
 from distmnist.config import option_flag, resolve
@@ -13,8 +12,9 @@ from distmnist.console import Log
 from distmnist.errors import UsageError
 from distmnist.runs import pool
 from distmnist.runs.pool import Member, Outcome
+from distmnist.runs.records import Setting, SweepFacts, SweepResult, read
 from distmnist.sweep import search
-from distmnist.sweep.search import Search, Setting
+from distmnist.sweep.search import Search
 from distmnist.sweep.trials import Trials
 from distmnist.training.requests import Signals
 
@@ -26,18 +26,12 @@ def run(own: argparse.Namespace) -> int:
     """Runs the sweep for the options of `sweep.parse`. Returns the exit code; raises UsageError and RunError."""
     log, net, held = Log(), own.given["model"], own.given["val_fraction"]
     with pool.open_directory(own.output) as directory:
-        plan = plan_search(own, pool.read_json(own.output / "sweep.json"))
+        plan = plan_search(own)
         known = [member for number, setting in enumerate(plan.known) for member in members(own, number, setting)]
         own.given, dataset = pool.find_digits(own.given, known, log)
         count = len(plan.known) if isinstance(plan, search.Listed) else min(own.trials, search.size(own.space))
         jobs = pool.share_out(own.jobs, own.given.get("threads"), resolve(own.given).run.device, count * own.repeats)
-        facts = {
-            "dataset": dataset.to_json(),
-            "search": own.search,
-            "space": own.space,
-            "val_fraction": held,
-            "jobs": str(jobs),
-        }
+        facts = SweepFacts(dataset=dataset, search=own.search, space=own.space, val_fraction=held, jobs=str(jobs))
         trials = Trials(net, range(own.seed, own.seed + own.repeats), facts, plan.known)
         log.say(
             f"{net}: {own.search} search, {count} trials x {own.repeats} random seeds, {jobs}\n"
@@ -47,7 +41,7 @@ def run(own: argparse.Namespace) -> int:
         )
 
         def save() -> None:
-            directory.write_json("sweep.json", trials.to_json())
+            directory.write_record("sweep.json", trials.result())
 
         with Signals() as signals:
             start = functools.partial(pool.run, jobs=jobs, requests=signals)
@@ -95,8 +89,8 @@ def explore(
 def try_winner(own: argparse.Namespace, trials: Trials, start: Start, log: Log) -> None:
     """Trains the winner on all training digits, with random seeds that no trial had, and has it tested."""
     chosen = trials.choose()
-    log.say(f"winner: trial {chosen['trial']}; now trained on all training digits")
-    given = {**own.given, **chosen["options"], "val_fraction": 0.0}
+    log.say(f"winner: trial {chosen.trial}; now trained on all training digits")
+    given = {**own.given, **chosen.options, "val_fraction": 0.0}
     last = own.seed + own.repeats
     finals = [
         Member(own.output / f"runs/winner-seed{seed}", {**given, "seed": seed})
@@ -112,16 +106,17 @@ def try_winner(own: argparse.Namespace, trials: Trials, start: Start, log: Log) 
         trials.test(chosen, finals)
 
 
-def plan_search(own: argparse.Namespace, before: dict[str, Any] | None) -> Search:
-    """The search that was asked for. `before`: sweep.json of an earlier attempt: Optuna is told its settings again."""
+def plan_search(own: argparse.Namespace) -> Search:
+    """The search that was asked for. Optuna is told the settings of an earlier attempt, from its sweep.json."""
     match own.search:
-        case "star":
-            return search.Listed(search.star(own.space))
+        case "one-at-a-time":
+            return search.Listed(search.one_at_a_time(own.space))
         case "grid":
             return search.Listed(search.grid(own.space))
         case "random":
             return search.Listed(search.random(own.space, own.trials, own.seed))
-    known = before["proposed"] if before else []
+    path = own.output / "sweep.json"
+    known = read(path, SweepResult).proposed if path.exists() else []
     for setting in known:
         for name in own.space.keys() | setting.keys():
             if setting.get(name) not in own.space.get(name, ()):

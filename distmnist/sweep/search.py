@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 import torch
 
-from distmnist.config import TrainConfig
+from distmnist.config import Json, TrainConfig, to_json
 from distmnist.errors import UsageError
+from distmnist.runs.records import Setting
 from distmnist.seeds import generator, seed_for
 
-Space = Mapping[str, Sequence[Any]]
+Space = Mapping[str, Sequence[Json]]
 """option -> the values to try"""
-Setting = dict[str, Any]
 
 
 def size(space: Space) -> int:
@@ -26,11 +26,11 @@ def size(space: Space) -> int:
 
 def centre(space: Space) -> Setting:
     """The published setting, as far as its values are listed; else the first value listed."""
-    published = TrainConfig().options()
+    published = to_json(TrainConfig().options())
     return {name: published[name] if published[name] in values else values[0] for name, values in space.items()}
 
 
-def star(space: Space) -> list[Setting]:
+def one_at_a_time(space: Space) -> list[Setting]:
     """The centre, and every setting that differs from it in one option."""
     middle = centre(space)
     return [middle, *({**middle, name: v} for name in space for v in space[name] if v != middle[name])]

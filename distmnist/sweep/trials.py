@@ -6,14 +6,25 @@ which every run writes, are read of the winner's runs alone, after it was chosen
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from distmnist.config import option_flag
 from distmnist.errors import RunError
 from distmnist.machine import versions
 from distmnist.runs import claims
 from distmnist.runs.pool import Member
+from distmnist.runs.records import (
+    FINISHED,
+    INTERRUPTED,
+    Claim,
+    FailedTrial,
+    Setting,
+    SweepFacts,
+    SweepResult,
+    Trial,
+    Winner,
+)
 from distmnist.runs.significance import spread
 from distmnist.runs.summary import align
 
@@ -22,8 +33,6 @@ RULE = (
     " fastest"
 )
 """One standard error: Breiman et al., Classification and Regression Trees, 1984, section 3.4.3."""
-
-Trial = dict[str, Any]
 
 
 def pareto(points: Sequence[tuple[float, float, float]]) -> list[bool]:
@@ -38,26 +47,24 @@ def pareto(points: Sequence[tuple[float, float, float]]) -> list[bool]:
 def choose(trials: Iterable[Trial]) -> Trial:
     """The winner, by `RULE`. With a single random seed there is no standard error: the best accuracy."""
     trials = list(trials)
-    best = max(trials, key=lambda trial: trial["val_accuracy"]["mean"])
-    error = (best["val_accuracy"]["std"] or 0.0) / math.sqrt(len(best["seeds"]))
-    close = [trial for trial in trials if trial["val_accuracy"]["mean"] >= best["val_accuracy"]["mean"] - error]
-    return min(close, key=lambda trial: trial["train_seconds"]["mean"])
+    best = max(trials, key=lambda trial: trial.val_accuracy.mean)
+    error = (best.val_accuracy.std or 0.0) / math.sqrt(len(best.seeds))
+    close = [trial for trial in trials if trial.val_accuracy.mean >= best.val_accuracy.mean - error]
+    return min(close, key=lambda trial: trial.train_seconds.mean)
 
 
 class Trials:
-    """Takes in the runs as they end. facts: what sweep.json says of the sweep as a whole."""
+    """Takes in the runs as they end."""
 
-    def __init__(
-        self, net: str, seeds: Sequence[int], facts: dict[str, Any], known: Sequence[dict[str, Any]] = ()
-    ) -> None:
+    def __init__(self, net: str, seeds: Sequence[int], facts: SweepFacts, known: Sequence[Setting] = ()) -> None:
         """known: the settings that are known beforehand, by number."""
         self.net, self.seeds, self.facts = net, list(seeds), facts
         self.settings = dict(enumerate(known))
         self.numbers: dict[Path, int] = {}
         self.runs: dict[tuple[int, int], tuple[float, float] | str] = {}
-        self.winner: Trial | None = None
+        self.winner: Winner | None = None
 
-    def propose(self, number: int, setting: dict[str, Any], members: Sequence[Member]) -> None:
+    def propose(self, number: int, setting: Setting, members: Sequence[Member]) -> None:
         """Takes note of a trial and its runs before they start."""
         self.settings[number] = setting
         self.numbers |= {member.path: number for member in members}
@@ -68,84 +75,83 @@ class Trials:
         if error:
             self.runs[number, seed] = str(error)
         else:
-            figures = member.result(self.net)
-            self.runs[number, seed] = figures["val_accuracy"], figures["train_seconds"]
+            result = member.result(self.net)
+            assert result.val_accuracy is not None, "digits are held out"
+            self.runs[number, seed] = result.val_accuracy, result.train_seconds
         return number if all((number, seed) in self.runs for seed in self.seeds) else None
 
     def accuracy(self, number: int) -> float | None:
         """The mean on held-out digits; None if a run of the trial failed."""
         trial = self.trial(number)
-        return trial["val_accuracy"]["mean"] if trial else None
+        return trial.val_accuracy.mean if trial else None
 
     def choose(self) -> Trial:
         """The winner. Raises RunError if every trial failed."""
         if not (entries := self.entries()):
-            raise RunError(f"every trial failed; the last: {self.failed()[-1]['words']}")
+            raise RunError(f"every trial failed; the last: {self.failed()[-1].words}")
         return choose(entries)
 
     def trial(self, number: int) -> Trial | None:
-        """The trial's entry in sweep.json, but for `pareto`; None if a run of it is missing or failed."""
-        runs = [self.runs.get((number, seed), "missing") for seed in self.seeds]
-        if any(isinstance(run, str) for run in runs):
+        """The trial, not yet compared with others (`pareto`); None if a run of it is missing or failed."""
+        runs = [self.runs.get((number, seed)) for seed in self.seeds]
+        figures = [run for run in runs if isinstance(run, tuple)]
+        if len(figures) < len(runs):
             return None
-        accuracies, seconds = zip(*runs, strict=True)
-        return {
-            "trial": number,
-            "options": self.settings[number],
-            "seeds": self.seeds,
-            "val_accuracy": spread(accuracies),
-            "train_seconds": spread(seconds),
-        }
+        accuracies, seconds = zip(*figures, strict=True)
+        return Trial(
+            trial=number,
+            options=self.settings[number],
+            seeds=self.seeds,
+            val_accuracy=spread(accuracies),
+            train_seconds=spread(seconds),
+            pareto=False,
+        )
 
     def entries(self) -> list[Trial]:
         """The finished trials, in order, with `pareto`."""
         trials = [trial for number in self.settings if (trial := self.trial(number))]
-        points = [
-            (trial["val_accuracy"]["mean"], trial["val_accuracy"]["std"] or 0.0, trial["train_seconds"]["mean"])
-            for trial in trials
-        ]
-        return [{**trial, "pareto": first} for trial, first in zip(trials, pareto(points), strict=True)]
+        points = [(t.val_accuracy.mean, t.val_accuracy.std or 0.0, t.train_seconds.mean) for t in trials]
+        return [replace(trial, pareto=first) for trial, first in zip(trials, pareto(points), strict=True)]
 
-    def failed(self) -> list[Trial]:
+    def failed(self) -> list[FailedTrial]:
         """The trials of which a run failed, and why."""
         reasons = {number: run for (number, _), run in self.runs.items() if isinstance(run, str)}
-        return [{"trial": number, "options": self.settings[number], "words": why} for number, why in reasons.items()]
+        return [FailedTrial(trial=n, options=self.settings[n], words=why) for n, why in reasons.items()]
 
     def test(self, chosen: Trial, members: Sequence[Member]) -> None:
         """Reads what the winner's runs, which are finished, say of the test digits."""
-        figures = [member.result(self.net) for member in members]
-        self.winner = {
-            "trial": chosen["trial"],
-            "options": chosen["options"],
-            "seeds": [member.given["seed"] for member in members],
-            "test_accuracy": spread([figure["test_accuracy"] for figure in figures]),
-            "test_loss": spread([figure["test_loss"] for figure in figures]),
-            "train_seconds": spread([figure["train_seconds"] for figure in figures]),
-        }
+        results = [member.result(self.net) for member in members]
+        self.winner = Winner(
+            trial=chosen.trial,
+            options=chosen.options,
+            seeds=[member.seed for member in members],
+            test_accuracy=spread([result.test_accuracy for result in results]),
+            test_loss=spread([result.test_loss for result in results]),
+            train_seconds=spread([result.train_seconds for result in results]),
+        )
 
-    def to_json(self) -> dict[str, Any]:
-        """sweep.json, schema 1. There is a winner, and a claim is judged, once all is finished."""
+    def result(self) -> SweepResult:
+        """sweep.json. There is a winner, and a claim is judged, once all is finished."""
         judged, notes = self._judge()
-        return {
-            "schema": 1,
-            "status": "finished" if self.winner else "interrupted",
-            **self.facts,
-            "model": self.net,
-            "seeds": self.seeds,
-            "versions": versions("scipy"),
-            "rule": RULE,
-            "proposed": list(self.settings.values()),
-            "trials": self.entries(),
-            "failed": self.failed(),
-            "winner": self.winner,
-            "claims": judged,
-            "notes": notes,
-        }
+        return SweepResult(
+            status=FINISHED if self.winner else INTERRUPTED,
+            **vars(self.facts),
+            model=self.net,
+            seeds=self.seeds,
+            versions=versions("scipy"),
+            rule=RULE,
+            proposed=list(self.settings.values()),
+            trials=self.entries(),
+            failed=self.failed(),
+            winner=self.winner,
+            claims=judged,
+            notes=notes,
+        )
 
-    def _judge(self) -> tuple[list[claims.Claim], list[str]]:
+    def _judge(self) -> tuple[list[Claim], list[str]]:
         if not self.winner:
             return [], ["nothing is concluded from an unfinished sweep"]
-        if self.facts["dataset"]["name"] != "mnist":
+        if self.facts.dataset.name != "mnist":
             return [], ["the published claims are not judged: these digits are the sample, not MNIST"]
         notes = ["one random seed tells no setting from another: use --repeats 3"] if len(self.seeds) == 1 else []
         return claims.of_the_hyperparameters(self.net, self.entries()), notes
@@ -155,44 +161,43 @@ class Trials:
         trial = self.trial(number)
         options = "  ".join(f"{name} {value}" for name, value in self.settings[number].items() if self._varies(name))
         if not trial:
-            return (
-                f"trial {number}  {options}  failed: {next(t['words'] for t in self.failed() if t['trial'] == number)}"
-            )
-        accuracy, seconds = trial["val_accuracy"]["mean"], trial["train_seconds"]["mean"]
+            why = next(failed.words for failed in self.failed() if failed.trial == number)
+            return f"trial {number}  {options}  failed: {why}"
+        accuracy, seconds = trial.val_accuracy.mean, trial.train_seconds.mean
         return f"trial {number}  {options}  held-out accuracy {accuracy:.2%}  {seconds:.1f} s"
 
     def _varies(self, name: str) -> bool:
-        return len(self.facts["space"][name]) > 1
+        return len(self.facts.space[name]) > 1
 
     def table(self) -> str:
         """What a person reads: accuracy, spread and time of every trial, the best first, and then the winner's test."""
-        varied = [name for name in self.facts["space"] if self._varies(name)]
+        varied = [name for name in self.facts.space if self._varies(name)]
         rows = [["trial", *map(option_flag, varied), "held-out accuracy", "s.d.", "train time", "Pareto"]]
-        for trial in sorted(self.entries(), key=lambda trial: -trial["val_accuracy"]["mean"]):
-            accuracy = trial["val_accuracy"]
+        for trial in sorted(self.entries(), key=lambda trial: -trial.val_accuracy.mean):
+            accuracy = trial.val_accuracy
             rows.append(
                 [
-                    str(trial["trial"]),
-                    *(str(trial["options"][name]) for name in varied),
-                    f"{accuracy['mean']:.2%}",
-                    "-" if accuracy["std"] is None else f"{100 * accuracy['std']:.2f}",
-                    f"{trial['train_seconds']['mean']:.1f} s",
-                    "*" if trial["pareto"] else "",
+                    str(trial.trial),
+                    *(str(trial.options[name]) for name in varied),
+                    f"{accuracy.mean:.2%}",
+                    "-" if accuracy.std is None else f"{100 * accuracy.std:.2f}",
+                    f"{trial.train_seconds.mean:.1f} s",
+                    "*" if trial.pareto else "",
                 ]
             )
         lines = ["", *align(rows), "* No other is at least as good in accuracy, spread and time together."]
-        lines += [f"trial {trial['trial']} failed: {trial['words']}" for trial in self.failed()]
+        lines += [f"trial {trial.trial} failed: {trial.words}" for trial in self.failed()]
         if self.winner:
-            accuracy, ends = self.winner["test_accuracy"], ""
-            if accuracy["low"] is not None:
-                ends = f" (95 % interval {accuracy['low']:.2%} to {accuracy['high']:.2%})"
+            accuracy, ends = self.winner.test_accuracy, ""
+            if accuracy.low is not None:
+                ends = f" (95 % interval {accuracy.low:.2%} to {accuracy.high:.2%})"
             lines.append(
-                f"\nwinner: trial {self.winner['trial']}; {RULE}."
+                f"\nwinner: trial {self.winner.trial}; {RULE}."
                 f"\nTested once, trained on all training digits with random seeds not used before"
-                f" ({', '.join(map(str, self.winner['seeds']))}): test accuracy {accuracy['mean']:.2%}{ends},"
-                f" test loss {self.winner['test_loss']['mean']:.4f}"
+                f" ({', '.join(map(str, self.winner.seeds))}): test accuracy {accuracy.mean:.2%}{ends},"
+                f" test loss {self.winner.test_loss.mean:.4f}"
             )
         judged, notes = self._judge()
-        lines += [f'\n"{claim["claim"]}": {claim["verdict"].upper()}; {claim["words"]}' for claim in judged]
+        lines += [f'\n"{claim.claim}": {claim.verdict.upper()}; {claim.words}' for claim in judged]
         lines += [f"({claims.BEST_RULE})"] if judged else []
         return "\n".join([*lines, *notes])

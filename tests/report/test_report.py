@@ -20,6 +20,7 @@ from distmnist.errors import UsageError
 from distmnist.report import answers, comparison, reading
 from distmnist.report import page as pages
 from distmnist.report.__main__ import main
+from distmnist.runs.records import Spread, Trial
 
 for needed in ("matplotlib", "scipy"):
     pytest.importorskip(needed, reason="needs the extra report")
@@ -193,10 +194,13 @@ def test_the_nets_answers_are_counted_as_a_loop_would(finished: Path):
     assert (mlp.read_otherwise, cnn.read_otherwise) == (0, 0)
     pairs = [(int(a == y), int(b == y)) for a, b, y in zip(mlp.net.predictions, cnn.net.predictions, mlp.net.labels)]  # noqa: B905
     found = answers.disagreement(mlp, cnn)
-    counted = {key: found[key] for key in ("both", "only_a", "only_b", "neither")}
+    counted = {"both": found.both, "neither": found.neither} | {
+        "only_a": found.test.only_a,
+        "only_b": found.test.only_b,
+    }
     order = {"both": (1, 1), "only_a": (1, 0), "only_b": (0, 1), "neither": (0, 0)}
     assert counted == {key: pairs.count(pair) for key, pair in order.items()}
-    assert found["digits"] and all(mlp.net.predictions[i] != cnn.net.predictions[i] for i in found["digits"])
+    assert found.digits and all(mlp.net.predictions[i] != cnn.net.predictions[i] for i in found.digits)
     worst = cnn.worst(5)
     losses = [cnn.net.losses[i] for i in range(1000) if cnn.net.predictions[i] != cnn.net.labels[i]]
     assert [cnn.net.losses[i] for i in worst] == sorted(losses, reverse=True)[:5]
@@ -215,7 +219,7 @@ def test_a_study_and_a_sweep_are_told_in_their_own_words(finished: Path, tmp_pat
     parsed = Page((tmp_path / "out" / "index.html").read_text())
     words = parsed.words()
     assert "The cnn is better by 1.00 points." in words and "no interval is drawn" not in words
-    assert "over 1 percent better sharpened by 1.6 to 2.0 points" in words
+    assert "over 1 percent better partly supported by 1.6 to 2.0 points" in words
     assert "mlp, best 92.00 %" in words and f"mlp of {tmp_path / 'study/runs/best-seed0'}" in words
     assert "6 trials" in words and "Winner: lr 0.001, activation gelu." in words and "97.12 %" in words
     assert {"sweep1.svg", "sweep1-lr.svg", "sweep1-activation.png"} <= {p.name for p in (tmp_path / "out").iterdir()}
@@ -223,20 +227,21 @@ def test_a_study_and_a_sweep_are_told_in_their_own_words(finished: Path, tmp_pat
 
 def test_an_options_plot_compares_trials_that_differ_in_it_alone_where_they_cover_its_values():
     def trial(accuracy, **options):
-        return {"options": options, "val_accuracy": {"mean": accuracy}}
+        figure = Spread(mean=accuracy, values=[accuracy])
+        return Trial(trial=0, options=options, seeds=[0], val_accuracy=figure, train_seconds=figure, pareto=False)
 
     def compared(*trials):
         found = pages.searched(trials)
-        return {name: {value: [a["mean"] for a in several] for value, several in found[name]} for name in found}
+        return {name: {value: [a.mean for a in several] for value, several in found[name]} for name in found}
 
     centre = trial(0.97, lr=0.001, optimizer="adam")
-    star = [centre, trial(0.96, lr=0.003, optimizer="adam"), trial(0.9, lr=0.001, optimizer="sgd")]
-    assert compared(*star) == {
+    one_changed = [centre, trial(0.96, lr=0.003, optimizer="adam"), trial(0.9, lr=0.001, optimizer="sgd")]
+    assert compared(*one_changed) == {
         "lr": {"0.001": [0.97], "0.003": [0.96]},
         "optimizer": {"adam": [0.97], "sgd": [0.9]},
     }
     other = trial(0.92, lr=0.003, optimizer="sgd")
-    assert compared(*star, other)["lr"] == {"0.001": [0.97, 0.9], "0.003": [0.96, 0.92]}
+    assert compared(*one_changed, other)["lr"] == {"0.001": [0.97, 0.9], "0.003": [0.96, 0.92]}
     assert compared(centre, other)["lr"] == {"0.001": [0.97], "0.003": [0.92]}
 
 
@@ -268,14 +273,18 @@ def spoil(path: Path, content: bytes = b"{") -> None:
 
 
 DAMAGES = {
-    "summary.json is damaged": lambda run: spoil(run / "summary.json"),
-    "config.json is damaged": lambda run: spoil(run / "config.json"),
+    "summary.json cannot be read: damaged": lambda run: spoil(run / "summary.json"),
+    "config.json cannot be read: damaged": lambda run: spoil(run / "config.json"),
     "metrics.jsonl is damaged": lambda run: spoil(run / "mlp/metrics.jsonl"),
     "metrics.jsonl is empty": lambda run: spoil(run / "mlp/metrics.jsonl", b""),
     "predictions.npz is damaged": lambda run: spoil(run / "mlp/predictions.npz", b"PK"),
     "has schema 2": lambda run: change(run / "summary.json", lambda s: s.update(schema=2)),
-    "lacks 'test_loss'": lambda run: change(run / "summary.json", lambda s: s["models"]["mlp"].pop("test_loss")),
-    "is nan": lambda run: change(run / "summary.json", lambda s: s["models"]["mlp"].update(test_loss=math.nan)),
+    "missing required field `test_loss` - at `$.models[...]`": lambda run: change(
+        run / "summary.json", lambda s: s["models"]["mlp"].pop("test_loss")
+    ),
+    "JSON is malformed": lambda run: change(
+        run / "summary.json", lambda s: s["models"]["mlp"].update(test_loss=math.nan)
+    ),
     "holds the net '../x'": lambda run: change(
         run / "summary.json", lambda s: s["models"].update({"../x": s["models"]["mlp"]})
     ),

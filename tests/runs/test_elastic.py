@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import members
 import pytest
 import torch.distributed as dist
 
@@ -16,7 +17,7 @@ from distmnist.config import resolve
 from distmnist.distributed.launcher import parent_process
 from distmnist.distributed.rendezvous import Member, meet
 from distmnist.errors import RunError, UsageError
-from distmnist.runs import job
+from distmnist.runs import job, records
 from distmnist.runs.rundir import Launch
 
 
@@ -105,9 +106,10 @@ def noted_run(folder, run_id="job", agents=("a", "b"), attempt=0, process="old",
     """A run that the agents began under torchrun's id `run_id`."""
     folder.mkdir(parents=True)
     launch = Launch(run_id, frozenset(agents), attempt, process)
-    (folder / "config.json").write_text(json.dumps({"given": given or {}, "launch": launch.to_json()}))
+    config = records.RunConfig(given=given or {}, options={}, launch=launch.facts())
+    (folder / "config.json").write_bytes(records.encode(config))
     if status:
-        (folder / "summary.json").write_text(json.dumps({"status": status}))
+        (folder / "summary.json").write_text(json.dumps(members.summary(status, {})))
     return folder
 
 

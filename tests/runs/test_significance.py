@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
 from distmnist.errors import UsageError
+from distmnist.runs.records import McNemar, Spread
 from distmnist.runs.significance import (
     Answers,
     Interval,
@@ -46,14 +47,14 @@ def test_the_interval_over_seeds_is_students_of_the_mean():
 
 def test_one_value_has_no_spread_and_no_interval():
     assert over_seeds([0.97]) is None
-    assert spread([0.97]) == {"mean": 0.97, "std": None, "low": None, "high": None, "values": [0.97]}
+    assert spread([0.97]) == Spread(mean=0.97, values=[0.97])
 
 
 def test_mcnemar_asks_whether_the_digits_that_one_alone_gets_right_are_half_each():
     a, b = np.array([1] + [0] * 5 + [1] * 9 + [0], bool), np.array([0] + [1] * 5 + [1] * 9 + [0], bool)
     # six tosses, at most one head or at most one tail: 2 (1 + 6) / 64
-    assert mcnemar(a, b) == {"only_a": 1, "only_b": 5, "p": pytest.approx(14 / 64)}
-    assert mcnemar(a, a) == {"only_a": 0, "only_b": 0, "p": 1.0}
+    assert mcnemar(a, b) == McNemar(only_a=1, only_b=5, p=pytest.approx(14 / 64))
+    assert mcnemar(a, a) == McNemar(only_a=0, only_b=0, p=1.0)
 
 
 def test_the_interval_over_digits_is_that_of_a_share_of_so_many_digits():
@@ -89,8 +90,8 @@ def test_a_net_that_is_clearly_better_with_every_seed_is_significantly_better_an
 
 def test_a_single_seed_is_never_significant_however_large_the_difference():
     comparison = compare(nets(1, [0.1]), nets(2, [0.99]))
-    assert comparison.mcnemar[0]["p"] < 1e-9 and not comparison.significant
-    assert comparison.interval is None and comparison.to_json()["difference"]["low"] is None
+    assert comparison.mcnemar[0].p < 1e-9 and not comparison.significant
+    assert comparison.interval is None and comparison.facts("mlp", "cnn", "").difference.low is None
 
 
 def test_a_difference_that_hangs_on_the_random_seed_is_not_significant():

@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 from distmnist.errors import UsageError
 from distmnist.recipes import RECIPES
@@ -36,7 +36,10 @@ MAX_TIMEOUT = 7 * 24 * 3600.0
 """Seconds: a week. The libraries below count milliseconds in 32 bits, which overflow after 24 days."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
 class Rules:
     """What an option is for and what it may be. `must` says in words what `valid` checks."""
 
@@ -52,17 +55,29 @@ class Rules:
     """An older name of the option."""
 
 
-def rules(field: "dataclasses.Field[Any]") -> Rules:
+def rules(field: "dataclasses.Field[object]") -> Rules:
     found: Rules = field.metadata["rules"]
     return found
 
 
-def option(default: Any, help: str, *, group: str, **more: Any) -> Any:
-    """A field of `TrainConfig` or `RunOptions` with its `Rules`; a callable `default` makes the default."""
-    metadata = {"rules": Rules(help=help, group=group, **more)}
-    if callable(default):
-        return dataclasses.field(default_factory=default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+def option(
+    default: T,
+    help: str,
+    *,
+    group: str,
+    factory: Callable[[], T] | None = None,
+    choices: Sequence[str] | None = None,
+    valid: Callable[[float], bool] | None = None,
+    must: str = "",
+    metavar: str | None = None,
+    shown: str | None = None,
+    alias: str | None = None,
+) -> T:
+    """A field of `TrainConfig` or `RunOptions` with its `Rules`. factory: makes the default, and overrides it."""
+    known = Rules(help, group, choices, valid, must, metavar, shown, alias)
+    if factory:
+        return dataclasses.field(default_factory=factory, metadata={"rules": known})
+    return dataclasses.field(default=default, metadata={"rules": known})
 
 
 def positive(value: float) -> bool:
@@ -83,13 +98,12 @@ TRAINING, RUN, MACHINE = "training", "the run", "the machine"
 class _Checked:
     """Checks the types and ranges of the fields of a dataclass, wherever their values come from."""
 
-    __dataclass_fields__: "ClassVar[dict[str, dataclasses.Field[Any]]]"
+    __dataclass_fields__: "ClassVar[dict[str, dataclasses.Field[object]]]"
 
     @classmethod
     def of(cls, options: Mapping[str, Value]) -> Self:
         """Made of the options that it declares; the rest are ignored. Raises UsageError."""
-        own: dict[str, Any] = {name: options[name] for name in options if name in cls.__dataclass_fields__}
-        return cls(**own)
+        return cls(**{name: options[name] for name in options if name in cls.__dataclass_fields__})
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -101,7 +115,7 @@ class _Checked:
                 raise UsageError(
                     f"{option_flag(field.name)} {value} is unknown; choose from {', '.join(allowed.choices)}"
                 )
-            if allowed.valid and not allowed.valid(value):
+            if allowed.valid and isinstance(value, int | float) and not allowed.valid(value):
                 raise UsageError(f"{option_flag(field.name)} {value} must {allowed.must}")
 
 
@@ -208,7 +222,7 @@ class TrainConfig(_Checked):
         "cut each batch into this many fixed shares, one thread a process: the same bits for 1, 2, 4, ... up to V"
         " processes; a power of two, or 0 for ordinary training",
         group=TRAINING,
-        valid=lambda value: value >= 0 and value & (value - 1) == 0,
+        valid=lambda value: int(value) >= 0 and int(value) & (int(value) - 1) == 0,
         must="be 0 or a power of two",
         metavar="V",
     )
@@ -251,10 +265,11 @@ class RunOptions(_Checked):
         choices=tuple(RECIPES),
     )
     data_dir: Path = option(
-        lambda: expand(os.environ.get("DISTMNIST_DATA") or "data"),
+        Path("data"),
         "MNIST's IDX files, raw or .gz, here or in MNIST/raw/ below; downloaded into it if it is empty or missing"
         " (default: $DISTMNIST_DATA, else ./data)",
         group=RUN,
+        factory=lambda: expand(os.environ.get("DISTMNIST_DATA") or "data"),
         metavar="DIR",
     )
     output: Path | None = option(
@@ -303,7 +318,7 @@ class RunOptions(_Checked):
             raise UsageError("--resume needs --output: the run to go on with; runs/latest names the newest")
 
 
-FIELDS: dict[str, "dataclasses.Field[Any]"] = {
+FIELDS: dict[str, "dataclasses.Field[object]"] = {
     field.name: field for kind in (TrainConfig, RunOptions) for field in dataclasses.fields(kind)
 }
 """Every option by name."""
@@ -334,13 +349,13 @@ def option_flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def value_type(field: "dataclasses.Field[Any]") -> type:
+def value_type(field: "dataclasses.Field[object]") -> type:
     """The type of a value that is given: `int` for a field declared `int | None`."""
     kinds = typing.get_args(field.type) or (field.type,)
     return next(kind for kind in kinds if isinstance(kind, type) and kind is not types.NoneType)
 
 
-def checked_type(field: "dataclasses.Field[Any]", value: Any) -> Any:
+def checked_type(field: "dataclasses.Field[object]", value: object) -> Value:
     """`value` as the type that the field declares: whole numbers of any library as int, numbers as float.
 
     Raises UsageError, which names the option, for a value of another type: values also come from files edited by hand.
@@ -348,13 +363,13 @@ def checked_type(field: "dataclasses.Field[Any]", value: Any) -> Any:
     kind = value_type(field)
     if value is None and isinstance(field.type, types.UnionType):
         return None
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if is_number and isinstance(value, numbers.Integral) and abs(int(value)) >= 2**63:
-        raise UsageError(f"{option_flag(field.name)} has more digits than 64 bits hold; use a smaller number")
-    if kind is int and is_number and isinstance(value, numbers.Integral):
-        return int(value)
-    if kind is float and is_number:
-        return float(value)
+    if kind in (int, float) and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        if isinstance(value, numbers.Integral) and abs(int(value)) >= 2**63:
+            raise UsageError(f"{option_flag(field.name)} has more digits than 64 bits hold; use a smaller number")
+        if kind is float:
+            return float(value)
+        if isinstance(value, numbers.Integral):
+            return int(value)
     if kind is Path and value == "":  # not Path(""), which is "."
         raise UsageError(f"{option_flag(field.name)} is an empty path; name one")
     if kind is Path and isinstance(value, str | Path) and "\0" not in str(value):
@@ -372,7 +387,7 @@ def expand(path: str) -> Path:
     return Path(os.path.expanduser(path))  # not Path.expanduser, which takes "./~" for "~"
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A value of the wrong type in one line of bounded length; strings in quotation marks, as JSON has them."""
     try:
         text = json.dumps(value)

@@ -6,11 +6,12 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from distmnist.checkpoint import storage
 from distmnist.checkpoint.record import Checkpoint
@@ -203,7 +204,7 @@ class RunDirectory:
             self.damaged.add(model)
         return checkpoint, trouble
 
-    def write_predictions(self, model: str, arrays: dict[str, np.ndarray]) -> None:
+    def write_predictions(self, model: str, arrays: Mapping[str, NDArray[np.uint8] | NDArray[np.float32]]) -> None:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # the stub takes a name for an option
         self.write(f"{model}/predictions.npz", buffer.getvalue())

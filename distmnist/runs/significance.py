@@ -10,9 +10,10 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distmnist.errors import UsageError
 from distmnist.runs.records import ComparisonFacts, Ends, McNemar, Mean, Spread
@@ -21,6 +22,10 @@ try:
     from scipy import stats
 except ModuleNotFoundError as error:
     raise UsageError("the statistics need scipy; install distmnist with the extra: pip install '.[study]'") from error
+
+Labels = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 LEVEL = 0.95
 RESAMPLES = 9999
@@ -56,7 +61,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean=statistics.fmean(values), std=std, low=low, high=high, values=list(values))
 
 
-def over_digits(statistic: Callable[..., Any], *samples: np.ndarray) -> Interval:
+def over_digits(statistic: Callable[..., Floats], *samples: Floats) -> Interval:  # type: ignore[explicit-any]
     """Where `statistic(*samples, axis)` lies for other digits; samples: [digits] each, resampled together."""
     found = stats.bootstrap(
         samples,
@@ -72,7 +77,7 @@ def over_digits(statistic: Callable[..., Any], *samples: np.ndarray) -> Interval
     return Interval(float(found.low), float(found.high))
 
 
-def mcnemar(right_a: np.ndarray, right_b: np.ndarray, seed: int | None = None) -> McNemar:
+def mcnemar(right_a: Bools, right_b: Bools, seed: int | None = None) -> McNemar:
     """The exact test of whether two trained nets differ: of the digits that one alone gets right, is it half each?
 
     right_a, right_b: bool [digits].
@@ -87,9 +92,9 @@ class Answers:
     """What the nets of one recipe said. labels: [digits]; right: bool, losses: float64, both [seeds, digits]."""
 
     seeds: tuple[int, ...]
-    labels: np.ndarray
-    right: np.ndarray
-    losses: np.ndarray
+    labels: Labels
+    right: Bools
+    losses: Floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,5 +166,5 @@ def compare(a: Answers, b: Answers) -> Comparison:
     )
 
 
-def ratio_of_means(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+def ratio_of_means(a: Floats, b: Floats, axis: int) -> Floats:
     return b.mean(axis) / a.mean(axis)

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
@@ -62,7 +63,7 @@ class Evaluation:
         confusion = self.confusion
         return (confusion.diagonal() / confusion.sum(1).clamp(min=1)).tolist()
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, NDArray[np.uint8] | NDArray[np.float32]]:
         """What predictions.npz holds: uint8, float32 and uint8, each [n]."""
         return {
             "predictions": self.predictions.to(torch.uint8).numpy(),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,13 @@ WARM_UP = 0.2
 class Optimizer(Protocol):
     """What the trainer needs of torch.optim.Optimizer. `param_groups[0]["lr"]` may be set before any update."""
 
-    param_groups: list[dict[str, Any]]
+    param_groups: list[dict[str, object]]
 
-    def step(self) -> Any: ...
+    def step(self) -> object: ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, object]: ...
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state_dict: dict[str, object]) -> None: ...
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
@@ -39,12 +39,12 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> 
     raise AssertionError(config.optimizer)
 
 
-def state_on_cpu(optimizer: Optimizer) -> dict[str, Any]:
+def state_on_cpu(optimizer: Optimizer) -> dict[str, object]:
     """The optimizer's state dict with its tensors on the CPU, as a checkpoint keeps it."""
     saved = optimizer.state_dict()
     state = {
         number: {name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()}
-        for number, values in saved["state"].items()
+        for number, values in cast(dict[int, dict[str, object]], saved["state"]).items()
     }
     return {**saved, "state": state}
 

@@ -1,7 +1,7 @@
 """Automatic mixed precision: the only place that casts, scales, unscales and clips."""
 
 import contextlib
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +59,9 @@ class Precision:
         before, self.last_scale = self.last_scale, self.scaler.get_scale()
         return self.last_scale >= before
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return self.scaler.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, object]) -> None:
         self.scaler.load_state_dict(state)
         self.last_scale = self.scaler.get_scale()

@@ -7,7 +7,7 @@ one-process fit can run inside any larger job.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -251,7 +251,8 @@ class Trainer:
         if not math.isfinite(self.evaluation.loss):
             self._fail(f"the test loss is {self.evaluation.loss}", self.progress.global_step)
         validation = evaluate(self.net, self.held_out, self.world) if self.held_out else None
-        epoch = self.progress.close_epoch(self.optimizer.param_groups[0]["lr"], self.evaluation, validation)
+        rate = cast(float, self.optimizer.param_groups[0]["lr"])
+        epoch = self.progress.close_epoch(rate, self.evaluation, validation)
         for callback in self.callbacks:
             callback.on_epoch_end(epoch)
         self._save()

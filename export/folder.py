@@ -3,20 +3,20 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from distmnist.errors import UsageError
 
+from .record import SCHEMA, JsonObject
+
 MANIFEST = "parity.json"
-SCHEMA = 1
 
 
-def digests(folder: Path) -> dict[str, dict[str, Any]]:
+def digests(folder: Path) -> dict[str, dict[str, str | int]]:
     """Name -> SHA-256 and size of every file but the manifest, what Python leaves beside predict.py, and hidden files.
 
     File managers leave hidden ones wherever they look: .DS_Store, ._cnn.onnx.
     """
-    found = {}
+    found: dict[str, dict[str, str | int]] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -26,16 +26,16 @@ def digests(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def dump(report: dict[str, Any]) -> bytes:
+def dump(report: JsonObject) -> bytes:
     """parity.json: the report and, in "sha256", the digest of the same text with that left empty."""
     return (json.dumps(report, indent=1, allow_nan=False) + "\n").encode()
 
 
-def sealed(report: dict[str, Any]) -> bytes:
+def sealed(report: JsonObject) -> bytes:
     return dump(report | {"sha256": hashlib.sha256(dump(report | {"sha256": ""})).hexdigest()})
 
 
-def read(folder: Path) -> tuple[dict[str, Any], list[str]]:
+def read(folder: Path) -> tuple[JsonObject, list[str]]:
     """The manifest of an export, and what in the folder is not as it says. Raises UsageError: no export at all.
 
     If the manifest itself cannot be trusted, that is the only failure, and the report is empty.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import onnx
@@ -11,15 +11,16 @@ from onnx.reference import ReferenceEvaluator
 
 from distmnist.checkpoint.source import Trained
 
-from . import onnx_file, parity, torchscript
+from . import int8, onnx_file, parity, torchscript
 from .predict import SIGNATURES, PredictError, check_model, signature
+from .record import FileReport, Measured, ModelReport
 from .reference import Case
 
 SAMPLE = 8
 """Digits in test_data_set_0, and those that the slow reference evaluator is asked."""
 
-Finding = tuple[dict[str, Any], list[str]]
-"""A file's entry in parity.json, and its failures, one line each."""
+Finding = tuple[FileReport | None, list[str]]
+"""What was found out about a file, None if it cannot be used; and its failures, one line each."""
 
 
 def names(model: str) -> dict[str, str]:
@@ -27,12 +28,20 @@ def names(model: str) -> dict[str, str]:
     return {"logits": f"{model}.onnx", "pixels": f"{model}.pixels.onnx", "torchscript": f"{model}.torchscript.pt"}
 
 
-def prove(folder: Path, trained: Trained, metadata: dict[str, str], cases: list[Case], without: set[str]) -> Finding:
+def prove(
+    folder: Path,
+    trained: Trained,
+    metadata: dict[str, str],
+    cases: list[Case],
+    truth: np.ndarray,
+    without: dict[str, str],
+) -> tuple[ModelReport, list[str]]:
     """Reloads the net's files from `folder` and proves them; `cases`: the test digits first, then the probes.
 
-    without: kinds that this export has not. Failures name the file.
+    truth: int64 [n], what the test digits are; without: what this export has not. Failures name the file.
     """
-    entries, failures = {}, []
+    reports: dict[str, FileReport] = {}
+    failures: list[str] = []
     checks: dict[str, Callable[[bytes], Finding]] = {
         "logits": lambda content: prove_onnx(content, "logits", trained, metadata, cases),
         "pixels": lambda content: prove_onnx(content, "pixels", trained, metadata, cases),
@@ -44,22 +53,29 @@ def prove(folder: Path, trained: Trained, metadata: dict[str, str], cases: list[
         if kind in without:
             continue
         try:
-            entries[name], wrong = checks[kind]((folder / name).read_bytes())
+            report, wrong = checks[kind]((folder / name).read_bytes())
         except OSError as error:
-            wrong = [f"cannot be read: {error.strerror}"]
+            report, wrong = None, [f"cannot be read: {error.strerror}"]
+        if report:
+            reports[name] = report
         failures += [f"{name}: {failure}" for failure in wrong]
     failures += [f"{trained.name}/test_data_set_0: {failure}" for failure in prove_sample(folder, trained.name, cases)]
-    digits = cases[0]
-    entry = {
-        "weights_sha256": trained.weights_sha256,
-        "metadata": metadata,
-        "counters": {
-            name: tensor.tolist() for name, tensor in trained.net.state_dict().items() if not tensor.is_floating_point()
-        },
-        "referee": {"smallest_margin": float(digits.margins.min()), "digit": int(digits.margins.argmin())},
-        "files": entries,
-    }
-    return entry, failures
+    digits, figures, quantised = cases[0], None, int8.name(trained.name)
+    if quantised not in without:
+        figures, wrong = int8.prove(folder / quantised, trained.name, metadata, digits, truth)
+        failures += [f"{quantised}: {failure}" for failure in wrong]
+    state = trained.net.state_dict()
+    found = ModelReport(
+        weights_sha256=trained.weights_sha256,
+        metadata=metadata,
+        counters={name: tensor.tolist() for name, tensor in state.items() if not tensor.is_floating_point()},
+        smallest_margin=float(digits.margins.min()),
+        smallest_margin_digit=int(digits.margins.argmin()),
+        files=reports,
+        test_accuracy_here=float((digits.labels == truth).mean()),
+        int8=figures,
+    )
+    return found, failures
 
 
 def prove_onnx(content: bytes, kind: str, trained: Trained, metadata: dict[str, str], cases: list[Case]) -> Finding:
@@ -68,9 +84,9 @@ def prove_onnx(content: bytes, kind: str, trained: Trained, metadata: dict[str, 
         model = onnx.load_from_string(content)
         onnx.checker.check_model(model, full_check=True)
     except PredictError as error:
-        return {}, [str(error)]
+        return None, [str(error)]
     except Exception as error:  # protobuf's, the checker's and the shape inference's, with no common base
-        return {}, [f"the ONNX checker refuses it: {str(error).strip().splitlines()[0]}"]
+        return None, [f"the ONNX checker refuses it: {str(error).strip().splitlines()[0]}"]
     failures = [
         f"opset {entry.version}, not {metadata['opset']}"
         for entry in model.opset_import
@@ -85,29 +101,28 @@ def prove_onnx(content: bytes, kind: str, trained: Trained, metadata: dict[str, 
     try:
         sessions = {level: parity.session(content, level) for level in parity.LEVELS}
     except Exception as error:  # ONNX Runtime has an exception for each of its codes, and no common base
-        return {}, [*failures, f"ONNX Runtime refuses it: {str(error).strip().splitlines()[0]}"]
+        return None, [*failures, f"ONNX Runtime refuses it: {str(error).strip().splitlines()[0]}"]
     if (seen := signature(sessions["off"])) != SIGNATURES[kind]:
-        return {}, [*failures, f"inputs and outputs are {seen}, not {SIGNATURES[kind]}"]
-    entry, wrong = parity.compare_runs(
-        kind, {level: parity.onnx_runner(loaded, kind) for level, loaded in sessions.items()}, cases
-    )
-    failures += wrong
-    evaluator = ask_evaluator(model, kind, cases[0])
-    if "failure" in evaluator:
-        failures.append(f"the ONNX reference evaluator: {evaluator['failure']}")
-    return {"opset": int(metadata["opset"]), "ir_version": model.ir_version, "evaluator": evaluator, **entry}, failures
+        return None, [*failures, f"inputs and outputs are {seen}, not {SIGNATURES[kind]}"]
+    runners = {level: parity.onnx_runner(loaded, kind) for level, loaded in sessions.items()}
+    runs, evaluator = parity.compare_runs(kind, runners, cases), ask_evaluator(model, kind, cases[0])
+    failures += parity.failures(runs)
+    if reason := evaluator if isinstance(evaluator, str) else evaluator.failure:
+        failures.append(f"the ONNX reference evaluator: {reason}")
+    opset = int(metadata["opset"])
+    return FileReport(runs=runs, opset=opset, ir_version=model.ir_version, evaluator=evaluator), failures
 
 
-def ask_evaluator(model: onnx.ModelProto, kind: str, digits: Case) -> dict[str, Any]:
+def ask_evaluator(model: onnx.ModelProto, kind: str, digits: Case) -> Measured | str:
     """The file as ONNX's own Python implementation of its operators reads it, on the first few digits."""
     few = first(digits)
     names = [end.name for end in model.graph.output]
     feed = {"pixels": few.pixels} if kind == "pixels" else {"input": few.images}
     try:
-        outputs: Any = ReferenceEvaluator(model).run(None, feed)
+        outputs = cast(list[np.ndarray], ReferenceEvaluator(model).run(None, feed))
         return parity.measure(few, dict(zip(names, outputs, strict=True)))
     except Exception as error:  # a file that it cannot run is a file that does not pass
-        return {"failure": f"{type(error).__name__}: {str(error).strip()[:200]}"}
+        return f"{type(error).__name__}: {str(error).strip()[:200]}"
 
 
 def first(case: Case, count: int = SAMPLE) -> Case:
@@ -119,10 +134,11 @@ def prove_torchscript(content: bytes, trained: Trained, cases: list[Case]) -> Fi
     try:
         module = torchscript.load(content)
     except RuntimeError as error:
-        return {}, [f"torch.jit.load refuses it: {str(error).strip().splitlines()[0]}"]
+        return None, [f"torch.jit.load refuses it: {str(error).strip().splitlines()[0]}"]
     wrong = torchscript.wrong_weights(module, trained.net.state_dict())
-    entry, failures = parity.compare_runs("logits", {"torchscript": parity.torchscript_runner(module)}, cases)
-    return entry, [f"{name} is not what was trained, bit for bit" for name in wrong] + failures
+    runs = parity.compare_runs("logits", {"torchscript": parity.torchscript_runner(module)}, cases)
+    failures = [f"{name} is not what was trained, bit for bit" for name in wrong]
+    return FileReport(runs=runs), failures + parity.failures(runs)
 
 
 def sample(digits: Case) -> dict[str, bytes]:

@@ -7,7 +7,6 @@ Unlike the float32 files it is no copy of what was trained, so the gate counts d
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +18,7 @@ from distmnist.seeds import generator
 
 from . import parity
 from .predict import SIGNATURES, PredictError, check_model, signature
+from .record import Int8Figures
 from .reference import Case
 
 CALIBRATION = 400
@@ -30,14 +30,12 @@ LARGEST_ACCURACY_CHANGE = 0.001
 KEY = "quantization"
 """What metadata_props hold beyond those of the float32 file."""
 
-Figures = dict[str, Any]
-
 
 def name(model: str) -> str:
     return f"{model}.int8.onnx"
 
 
-def make(content: bytes, train: Digits, digits: Case, truth: np.ndarray) -> tuple[bytes, Figures]:
+def make(content: bytes, train: Digits, digits: Case, truth: np.ndarray) -> tuple[bytes, Int8Figures]:
     """content: <model>.onnx. The quantised file, which says its own figures inside, and these figures.
 
     digits: all test digits; truth: int64 [n], what they are.
@@ -48,7 +46,7 @@ def make(content: bytes, train: Digits, digits: Case, truth: np.ndarray) -> tupl
     said = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
     said[KEY] = json.dumps(
         {"scheme": "static QDQ: int8 weights per channel, uint8 activations", "calibration_digits": CALIBRATION}
-        | {key: value for key, value in figures.items() if key != "failure"}
+        | {key: value for key, value in figures.to_json().items() if key != "failure"}
     )
     helper.set_model_props(model, dict(sorted(said.items())))
     return model.SerializeToString(deterministic=True), figures
@@ -106,8 +104,8 @@ def free_logits(model: onnx.ModelProto) -> None:
         model.graph.initializer.remove(tensor)
 
 
-def measure(content: bytes, digits: Case, truth: np.ndarray) -> Figures:
-    """How the file decides, in the worst of all runs; "failure" is there if that is not near enough to the net.
+def measure(content: bytes, digits: Case, truth: np.ndarray) -> Int8Figures:
+    """How the file decides, in the worst of all runs.
 
     Raises whatever ONNX Runtime raises for a file that it cannot run.
     """
@@ -123,23 +121,24 @@ def measure(content: bytes, digits: Case, truth: np.ndarray) -> Figures:
         right.append(int((logits.argmax(1) == truth).sum()))
     count, trained = len(truth), int((digits.labels == truth).sum())
     worst = max(right, key=lambda one: abs(one - trained))
-    figures: Figures = {
-        "labels_agree": min(agree),
-        "count": count,
-        "test_accuracy": worst / count,
-        "net_test_accuracy": trained / count,
-    }
+    failure = None
     if min(agree) < LEAST_AGREEMENT * count:
-        figures["failure"] = f"{min(agree):,} of {count:,} labels agree, fewer than {LEAST_AGREEMENT:.1%}"
+        failure = f"{min(agree):,} of {count:,} labels agree, fewer than {LEAST_AGREEMENT:.1%}"
     elif abs(worst - trained) > LARGEST_ACCURACY_CHANGE * count:
-        figures["failure"] = f"test accuracy {worst / count:.2%}, the net's {trained / count:.2%}"
-    return figures
+        failure = f"test accuracy {worst / count:.2%}, the net's {trained / count:.2%}"
+    return Int8Figures(
+        labels_agree=min(agree),
+        count=count,
+        test_accuracy=worst / count,
+        net_test_accuracy=trained / count,
+        failure=failure,
+    )
 
 
 def prove(
     file: Path, model: str, metadata: dict[str, str], digits: Case, truth: np.ndarray
-) -> tuple[Figures, list[str]]:
-    """The entry of the file in parity.json, and its failures, one line each."""
+) -> tuple[Int8Figures | None, list[str]]:
+    """The figures of the file, None if it cannot be used, and its failures, one line each."""
     try:
         content = file.read_bytes()
         check_model(content)
@@ -147,11 +146,11 @@ def prove(
         onnx.checker.check_model(loaded, full_check=True)
         figures = measure(content, digits, truth)
     except PredictError as error:
-        return {}, [str(error)]
+        return None, [str(error)]
     except Exception as error:  # the file system's, protobuf's, the checker's and ONNX Runtime's: no common base
-        return {}, [f"cannot be used: {str(error).strip().splitlines()[0]}"]
+        return None, [f"cannot be used: {str(error).strip().splitlines()[0]}"]
     said = {entry.key: entry.value for entry in loaded.metadata_props}
-    failures = [figures["failure"]] if "failure" in figures else []
+    failures = [figures.failure] if figures.failure else []
     if KEY not in said or {key: value for key, value in said.items() if key != KEY} != metadata:
         failures.append(f"its metadata are not those of {model}, quantised")
     if [(entry.domain, str(entry.version)) for entry in loaded.opset_import] != [("", metadata["opset"])]:

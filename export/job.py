@@ -1,9 +1,7 @@
 """One export, or one proof of an exported folder: find the nets and the digits, write, prove, publish."""
 
-import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import onnx
@@ -14,6 +12,7 @@ from distmnist.checkpoint import source
 from distmnist.checkpoint.source import Trained
 from distmnist.checkpoint.storage import weights_sha256, write_atomically
 from distmnist.commandline import hint
+from distmnist.config import Json
 from distmnist.data import datasets
 from distmnist.data.datasets import Dataset, DatasetFacts
 from distmnist.errors import UsageError
@@ -23,6 +22,7 @@ from distmnist.streams import say, warn
 
 from . import folder, gate, int8, onnx_file, parity, provenance, publish, reference, torchscript
 from .opsets import DEFAULT_OPSET
+from .record import ExportedModel, Manifest, Measured, Report
 from .reference import Case
 
 OLDEST_RUNTIME = "1.15"
@@ -71,7 +71,7 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
         report, failures = prove(staged, nets, asked, metadata, dataset, without)
         if failures:
             raise ParityError(failures, f"nothing was exported to {output}; {keep(failed, report, failures)}")
-        write_atomically(staged / folder.MANIFEST, folder.sealed(report | {"files": folder.digests(staged)}))
+        write_atomically(staged / folder.MANIFEST, folder.sealed(report.to_json() | {"files": folder.digests(staged)}))
     if failed.exists():
         failed.unlink()
     say_results(report)
@@ -89,10 +89,10 @@ def check_temporary_directory() -> None:
         ) from error
 
 
-def keep(path: Path, report: dict[str, Any], failures: list[str]) -> str:
+def keep(path: Path, report: Report, failures: list[str]) -> str:
     """Writes the measurements of a proof that failed. Returns in words where they are, or why they are not."""
     try:
-        write_atomically(path, folder.dump(report | {"failures": failures}))
+        write_atomically(path, folder.dump(report.to_json() | {"failures": failures}))
     except OSError as error:
         return f"the measurements could not be written to {path}: {error.strerror}"
     return f"the measurements are in {path}"
@@ -124,9 +124,9 @@ def write_int8(staged: Path, model: str, digits: Case, dataset: Dataset, wanted:
         return {name: "--int8 was not given"}
     exported = (staged / gate.names(model)["logits"]).read_bytes()
     content, figures = int8.make(exported, dataset.train, digits, dataset.test.labels.numpy())
-    if "failure" in figures:
-        warn(f"{name} is left out: {figures['failure']}")
-        return {name: figures["failure"]}
+    if figures.failure:
+        warn(f"{name} is left out: {figures.failure}")
+        return {name: figures.failure}
     (staged / name).write_bytes(content)
     return {}
 
@@ -143,29 +143,22 @@ def prove(
     metadata: dict[str, dict[str, str]],
     dataset: Dataset,
     without: dict[str, str],
-) -> tuple[dict[str, Any], list[str]]:
-    """The report for parity.json, without the files' digests, and the failures of all nets."""
-    entries, failures, truth = {}, [], dataset.test.labels.numpy()
+) -> tuple[Report, list[str]]:
+    """What was found out, and the failures of all nets."""
+    models, failures, truth = {}, [], dataset.test.labels.numpy()
     for trained in nets:
-        cases, said, name = asked[trained.name], metadata[trained.name], int8.name(trained.name)
-        entry, wrong = gate.prove(where, trained, said, cases, set(without))
-        entry["test_accuracy_here"] = float((cases[0].labels == truth).mean())
+        name = trained.name
+        models[name], wrong = gate.prove(where, trained, metadata[name], asked[name], truth, without)
         failures += wrong
-        if name not in without:
-            entry["int8"], wrong = int8.prove(where / name, trained.name, said, cases[0], truth)
-            failures += [f"{name}: {failure}" for failure in wrong]
-        entries[trained.name] = entry
-    report = {
-        "schema": folder.SCHEMA,
-        "sha256": "",
-        "versions": versions("onnx", "onnxruntime"),
-        "dataset": dataset.describe().to_json(),
-        "bound": parity.BOUND,
-        "batches": parity.BATCHES,
-        "levels": list(parity.LEVELS),
-        "without": without,
-        "models": entries,
-    }
+    report = Report(
+        versions=versions("onnx", "onnxruntime"),
+        dataset=dataset.describe(),
+        bound=parity.BOUND,
+        batches=parity.BATCHES,
+        levels=tuple(parity.LEVELS),
+        without=without,
+        models=models,
+    )
     return report, failures
 
 
@@ -174,27 +167,27 @@ def verify(path: Path, run: Path | None, data_dir: Path | None) -> None:
     `run` is given, from their checkpoints. Writes nothing. Raises UsageError, and ParityError.
     """
     where = f"{path} is not what was proved; export the run again"
-    report, failures = folder.read(path)
+    content, failures = folder.read(path)
     if failures:
         raise ParityError(failures, where)
     try:
-        metadata = {name: entry["metadata"] for name, entry in report["models"].items()}
-        tested_on, without = report["dataset"]["name"], dict(report["without"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        manifest = msgspec.convert(content, Manifest)
+    except msgspec.ValidationError as error:
         raise UsageError(f"{path / folder.MANIFEST} lacks what an export says: {error}") from error
-    nets = source.load(run)[0] if run else [rebuild(path, name, entry) for name, entry in report["models"].items()]
+    metadata = {name: entry.metadata for name, entry in manifest.models.items()}
+    nets = source.load(run)[0] if run else [rebuild(path, name, entry) for name, entry in manifest.models.items()]
     if missing := metadata.keys() ^ {trained.name for trained in nets}:
         raise UsageError(f"{path} and {run} do not hold the same nets: {', '.join(sorted(missing))}")
-    dataset = find_digits([tested_on], data_dir, [*(noted_data(run) if run else ()), *noted_data(path)])
+    dataset = find_digits([manifest.dataset.name], data_dir, [*(noted_data(run) if run else ()), *noted_data(path)])
     asked = {trained.name: ask(trained, dataset) for trained in nets}
-    again, failures = prove(path, nets, asked, metadata, dataset, without)
+    again, failures = prove(path, nets, asked, metadata, dataset, manifest.without)
     if failures:
         raise ParityError(failures, where)
     say_results(again)
-    say(f"proved again: {path}, {len(report['files'])} files, each as parity.json says")
+    say(f"proved again: {path}, {len(manifest.files)} files, each as parity.json says")
 
 
-def rebuild(path: Path, name: str, entry: dict[str, Any]) -> Trained:
+def rebuild(path: Path, name: str, entry: ExportedModel) -> Trained:
     """The net in <name>.onnx, made a torch net again; `entry` is what parity.json says of it.
 
     The counters that no output depends on, and the file therefore lacks, come from the entry.
@@ -203,9 +196,9 @@ def rebuild(path: Path, name: str, entry: dict[str, Any]) -> Trained:
     try:
         content = file.read_bytes()
         gate.check_model(content)
-        state: dict[str, Any] = dict(onnx_file.weights(onnx.load_from_string(content))) | entry["counters"]
-        options = json.loads(entry["metadata"]["training_options"])
-        dataset = msgspec.json.decode(entry["metadata"]["dataset"], type=DatasetFacts)
+        state = {**onnx_file.weights(onnx.load_from_string(content)), **entry.counters}
+        options = msgspec.json.decode(entry.metadata["training_options"], type=dict[str, Json])
+        dataset = msgspec.json.decode(entry.metadata["dataset"], type=DatasetFacts)
     except (OSError, ValueError, KeyError, msgspec.DecodeError) as error:
         raise UsageError(f"{file} cannot be read: {error}") from error
     net = source.build(name, options, file)
@@ -225,27 +218,28 @@ def find_digits(wanted: list[str], data_dir: Path | None, noted: list[Path]) -> 
     return datasets.load_tested(names[0], data_dir, noted, "the proof needs its test digits")
 
 
-def say_results(report: dict[str, Any]) -> None:
+def say_results(report: Report) -> None:
     """One line a net, and one for its int8 file; six at most: the whole is in parity.json."""
     lines = []
-    for model, entry in report["models"].items():
-        worst = max(
-            (e["worst"] | {"file": name} for name, e in entry["files"].items() if "pixels" not in name),
-            key=lambda one: one["worst_error"],
+    for model, found in report.models.items():
+        compared = [(name, file.worst()) for name, file in found.files.items() if "pixels" not in name]
+        name, run, worst = max(
+            ((name, *pair) for name, pair in compared if pair), key=lambda triple: triple[2].worst_error
         )
-        runs = [run for e in entry["files"].values() for run in e["runs"]]
-        agree = min(run["labels_agree"] for run in runs if run["case"] == worst["case"])
-        excused = sorted({index for run in runs if run["case"] == worst["case"] for index in run["excused"]})
+        runs = [other for file in found.files.values() for other in file.runs if other.case == run.case]
+        measured = [other.measured for other in runs if isinstance(other.measured, Measured)]
+        agree = min(one.labels_agree for one in measured)
+        excused = sorted({index for one in measured for index in one.excused})
         lines.append(
-            f"{model}: {len(entry['files'])} files, {agree:,} of {worst['count']:,} labels agree"
+            f"{model}: {len(found.files)} files, {agree:,} of {worst.count:,} labels agree"
             + (f" (referee undecided: {excused[:5]})" if excused else "")
-            + f"; worst logit error {worst['worst_error']:.1e}, digit {worst['digit']} ({worst['file']}),"
-            f" bound {worst['bound']:g}; test accuracy {entry['test_accuracy_here']:.2%}"
+            + f"; worst logit error {worst.worst_error:.1e}, digit {worst.digit} ({name}),"
+            f" bound {worst.bound:g}; test accuracy {found.test_accuracy_here:.2%}"
         )
-        if figures := entry.get("int8"):
+        if figures := found.int8:
             lines.append(
-                f"{int8.name(model)}: {figures['labels_agree']:,} of {figures['count']:,} labels agree with the net;"
-                f" test accuracy {figures['test_accuracy']:.2%}"
+                f"{int8.name(model)}: {figures.labels_agree:,} of {figures.count:,} labels agree with the net;"
+                f" test accuracy {figures.test_accuracy:.2%}"
             )
     for line in lines if len(lines) <= 6 else [*lines[:5], f"... {len(lines) - 5} more in {folder.MANIFEST}"]:
         say(line)

@@ -22,7 +22,6 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -31,6 +30,7 @@ import torch
 from distmnist.machine import usable_cores
 
 from .predict import session_options
+from .record import Measured, Run
 from .reference import Case
 
 BOUND = 1e-4
@@ -80,32 +80,28 @@ def torchscript_runner(module: torch.jit.ScriptModule) -> Runner:
     return run
 
 
-def compare_runs(kind: str, runners: dict[str, Runner], cases: list[Case]) -> tuple[dict[str, Any], list[str]]:
-    """One file at each level (`runners`), each batch size and each case -> its entry in parity.json, and failures.
+def compare_runs(kind: str, runners: dict[str, Runner], cases: list[Case]) -> list[Run]:
+    """Asks a file at each level (`runners`), in each batch size, about each case.
 
     kind: "logits" or "pixels"; cases that are no pixels are left out for the latter.
     """
     suited = [case for case in cases if kind == "logits" or case.pixels is not None]
     plan = list(itertools.product(runners, BATCHES, suited))
 
-    def one(job: tuple[str, int, Case]) -> dict[str, Any]:
+    def one(job: tuple[str, int, Case]) -> Run:
         level, batch, case = job
-        entry = {"case": case.name, "level": level, "batch": batch}
         try:
-            return entry | measure(case, answers(runners[level], case, batch))
+            found = measure(case, answers(runners[level], case, batch))
         except Exception as error:  # whatever the runtime raises is the file's failure, not the gate's
-            return entry | {"failure": f"{type(error).__name__}: {str(error).strip()[:200]}"}
+            found = f"{type(error).__name__}: {str(error).strip()[:200]}"
+        return Run(case=case.name, level=level, batch=batch, measured=found)
 
     with one_torch_thread(), ThreadPoolExecutor(usable_cores()) as pool:
-        runs = list(pool.map(one, plan))
-    failures = [
-        f"{run['case']}, level {run['level']}, batch {run['batch']}: {run['failure']}"
-        for run in runs
-        if "failure" in run
-    ]
-    whole = [run for run in runs if "worst_error" in run and run["case"] == cases[0].name]
-    worst = max(whole, key=lambda run: run["worst_error"], default={})
-    return {"worst": worst, "runs": runs}, failures
+        return list(pool.map(one, plan))
+
+
+def failures(runs: list[Run]) -> list[str]:
+    return [f"{run.case}, level {run.level}, batch {run.batch}: {run.failure}" for run in runs if run.failure]
 
 
 @contextlib.contextmanager
@@ -131,8 +127,8 @@ def answers(run: Runner, case: Case, batch: int) -> Outputs:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def measure(case: Case, outputs: Outputs) -> dict[str, Any]:
-    """Holds outputs against the net. "failure" is there if they are not what the net says."""
+def measure(case: Case, outputs: Outputs) -> Measured | str:
+    """Holds outputs against the net. A text: why they cannot be."""
     count = len(case.images)
     if set(outputs) == {"logits"}:
         name, got, mine, referee = "logits", outputs["logits"], case.logits, case.referee
@@ -141,34 +137,35 @@ def measure(case: Case, outputs: Outputs) -> dict[str, Any]:
         name, got = "probabilities", outputs["probabilities"]
         mine, referee, labels = softmax(case.logits), softmax(case.referee), outputs["label"]
         if labels.dtype != np.int64 or labels.shape != (count,):
-            return {"failure": f"label is {labels.dtype} {list(labels.shape)}, not int64 [{count}]"}
+            return f"label is {labels.dtype} {list(labels.shape)}, not int64 [{count}]"
     else:
-        return {"failure": f"outputs are {', '.join(sorted(outputs))}"}
+        return f"outputs are {', '.join(sorted(outputs))}"
     if got.dtype != np.float32 or got.shape != (count, 10):
-        return {"failure": f"{name} is {got.dtype} {list(got.shape)}, not float32 [{count}, 10]"}
+        return f"{name} is {got.dtype} {list(got.shape)}, not float32 [{count}, 10]"
     if not np.isfinite(got).all():
-        return {"failure": f"{name} is not finite for digit {int(np.argmin(np.isfinite(got).all(1)))}"}
+        return f"{name} is not finite for digit {int(np.argmin(np.isfinite(got).all(1)))}"
 
     limit = bound(case, name)
     errors = np.abs(got.astype(np.float64) - mine).max(1)
     flipped = np.flatnonzero(labels != case.labels)
     excused = [int(index) for index in flipped if case.margins[index] < bound(case)]
-    entry: dict[str, Any] = {
-        "worst_error": float(errors.max()),
-        "digit": int(errors.argmax()),
-        "bound": limit,
-        "from_referee": float(np.abs(got - referee).max()),
-        "net_from_referee": float(np.abs(mine - referee).max()),
-        "labels_agree": count - len(flipped),
-        "excused": excused,
-        "count": count,
-    }
-    if entry["worst_error"] > limit:
-        entry["failure"] = f"{name} of digit {entry['digit']} off by {entry['worst_error']:.2g}, bound {limit:.2g}"
+    worst, failure = int(errors.argmax()), None
+    if errors[worst] > limit:
+        failure = f"{name} of digit {worst} off by {errors[worst]:.2g}, bound {limit:.2g}"
     elif len(flipped) > len(excused):
         first = next(int(index) for index in flipped if int(index) not in excused)
-        entry["failure"] = f"{len(flipped) - len(excused)} labels differ, digit {first} first"
-    return entry
+        failure = f"{len(flipped) - len(excused)} labels differ, digit {first} first"
+    return Measured(
+        worst_error=float(errors[worst]),
+        digit=worst,
+        bound=limit,
+        from_referee=float(np.abs(got - referee).max()),
+        net_from_referee=float(np.abs(mine - referee).max()),
+        labels_agree=count - len(flipped),
+        excused=excused,
+        count=count,
+        failure=failure,
+    )
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -124,14 +124,14 @@ def test_the_gate_passes_what_nobody_touched(mlp: Trained, cases, deployed: Path
     for kind, name in gate.names("mlp").items():
         content = (deployed / name).read_bytes()
         if kind == "torchscript":
-            entry, failures = gate.prove_torchscript(content, mlp, cases)
+            report, failures = gate.prove_torchscript(content, mlp, cases)
         else:
-            entry, failures = gate.prove_onnx(content, kind, mlp, metadata, cases)
+            report, failures = gate.prove_onnx(content, kind, mlp, metadata, cases)
         assert failures == []
         levels = 1 if kind == "torchscript" else 3
         suited = [case for case in cases if kind != "pixels" or case.pixels is not None]
-        assert len(entry["runs"]) == levels * len(parity.BATCHES) * len(suited)
-        assert all(run["labels_agree"] == run["count"] for run in entry["runs"] if run["case"] == "digits")
+        assert len(report.runs) == levels * len(parity.BATCHES) * len(suited)
+        assert all(run.measured.labels_agree == run.measured.count for run in report.runs if run.case == "digits")
 
 
 def test_the_gate_catches_a_swapped_net(mlp: Trained, cases, deployed: Path) -> None:
@@ -161,14 +161,13 @@ def test_a_flipped_label_is_excused_only_where_the_referee_is_undecided(cases) -
     other = logits.copy()
     other[3, second] += 2 * half
     undecided = dataclasses.replace(few, logits=logits, referee=referee)
-    entry = parity.measure(undecided, {"logits": other})
-    assert "failure" not in entry
-    assert (entry["excused"], entry["labels_agree"]) == ([3], gate.SAMPLE - 1)
+    measured = parity.measure(undecided, {"logits": other})
+    assert (measured.failure, measured.excused, measured.labels_agree) == (None, [3], gate.SAMPLE - 1)
 
     decided = referee.copy()
     decided[3, first] += 1
-    entry = parity.measure(dataclasses.replace(undecided, referee=decided), {"logits": other})
-    assert entry["failure"] == "1 labels differ, digit 3 first"
+    measured = parity.measure(dataclasses.replace(undecided, referee=decided), {"logits": other})
+    assert measured.failure == "1 labels differ, digit 3 first"
 
 
 @pytest.mark.parametrize(
@@ -192,11 +191,11 @@ def test_an_error_just_over_the_bound_fails(cases) -> None:
     digits = cases[0]
     off = digits.logits.copy()
     off[41, 3] += 1.5e-4
-    entry = parity.measure(digits, {"logits": off})
-    assert entry["digit"] == 41
-    assert entry["failure"].startswith("logits of digit 41 off by 0.00015")
+    measured = parity.measure(digits, {"logits": off})
+    assert measured.digit == 41
+    assert measured.failure.startswith("logits of digit 41 off by 0.00015")
     off[41, 3] -= 1e-4
-    assert "failure" not in parity.measure(digits, {"logits": off})
+    assert parity.measure(digits, {"logits": off}).failure is None
 
 
 def verify(path: Path, *more: str) -> int:

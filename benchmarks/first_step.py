@@ -44,7 +44,7 @@ def main() -> None:
             os._exit(0)
 
     stamp(job, "run", "meeting the others")
-    stamp(job, "find_digits", "digits")
+    stamp(job, "find_dataset", "digits")
     stamp(world.World, "connect", "process group")
     stamp(job, "fit", "building the net")
     sys.exit(train.main(callbacks=[FirstStep()]))

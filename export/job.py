@@ -51,7 +51,7 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
     for trained in nets:
         if trained.result is None:
             warn(f"{trained.name} is not finished: its training was interrupted")
-    dataset = find_digits([trained.dataset.name for trained in nets], data_dir, noted_data(path))
+    dataset = find_dataset([trained.dataset for trained in nets], data_dir, noted_data(path))
     output = output or (path if path.is_dir() else path.parent) / "export"
     beside = output if output.name.strip(".") else output.resolve()  # "." has no name
     failed = beside.with_name(f"{beside.name}-failed.json")
@@ -178,7 +178,7 @@ def verify(path: Path, run: Path | None, data_dir: Path | None) -> None:
     nets = source.load(run)[0] if run else [rebuild(path, name, entry) for name, entry in manifest.models.items()]
     if missing := metadata.keys() ^ {trained.name for trained in nets}:
         raise UsageError(f"{path} and {run} do not hold the same nets: {', '.join(sorted(missing))}")
-    dataset = find_digits([manifest.dataset.name], data_dir, [*(noted_data(run) if run else ()), *noted_data(path)])
+    dataset = find_dataset([manifest.dataset], data_dir, [*(noted_data(run) if run else ()), *noted_data(path)])
     asked = {trained.name: ask(trained, dataset) for trained in nets}
     again, failures = prove(path, nets, asked, metadata, dataset, manifest.without)
     if failures:
@@ -207,15 +207,16 @@ def rebuild(path: Path, name: str, entry: ExportedModel) -> Trained:
     return Trained(name, net, weights_sha256(net.state_dict()), options, dataset, None)
 
 
-def find_digits(wanted: list[str], data_dir: Path | None, noted: list[Path]) -> Dataset:
+def find_dataset(wanted: list[DatasetFacts], data_dir: Path | None, noted: list[Path]) -> Dataset:
     """The data set that the nets were tested on; noted: where training found it.
 
     Raises UsageError: it is not on this machine, so there is no proof.
     """
-    names = list(dict.fromkeys(wanted))
-    if len(names) > 1:
-        raise UsageError(f"the nets were tested on different data sets, {', '.join(names)}; export one at a time")
-    return datasets.load_tested(names[0], data_dir, noted, "the proof needs its test digits")
+    first, *others = dict.fromkeys(wanted)
+    if others:
+        named = ", ".join(map(str, (first, *others)))
+        raise UsageError(f"the nets were tested on different data sets, {named}; export one at a time")
+    return datasets.find_dataset(first, data_dir, noted, "the proof needs its test digits")
 
 
 def say_results(report: Report) -> None:

@@ -330,12 +330,22 @@ def load_or_sample(name: str, directory: Path, chosen: bool) -> Dataset:
         return load("sample", directory)
 
 
-def load_tested(name: str, directory: Path | None, noted: Sequence[Path], purpose: str) -> Dataset:
-    """The data set called `name` in a finished run, to be used again; purpose: what for, in words.
+def find_dataset(wanted: DatasetFacts, directory: Path | None, noted: Sequence[Path], purpose: str) -> Dataset:
+    """The data set that a finished run describes, to be used again; purpose: what for, in words.
 
     It must be in `directory`, or else $DISTMNIST_DATA, if that is given; otherwise it may be in any of the places that
-    runs have noted, or in ./data. Nothing is downloaded or made. Raises UsageError: it is not there, or damaged.
+    runs have noted, or in ./data. Nothing is downloaded or made. Raises UsageError: it is not there, or damaged, or is
+    described otherwise.
     """
+    dataset = _load_from(wanted.name, directory, noted, purpose)
+    if (found := dataset.describe()) != wanted:
+        raise UsageError(
+            f"{dataset.origin}: found {found}, expected {wanted}: {purpose}; choose its directory with --data-dir"
+        )
+    return dataset
+
+
+def _load_from(name: str, directory: Path | None, noted: Sequence[Path], purpose: str) -> Dataset:
     if name == NAMES["sample"]:
         return load_sample()
     named = os.environ.get("DISTMNIST_DATA")

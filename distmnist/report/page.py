@@ -60,7 +60,7 @@ def make(material: Material, data_dir: Path | None) -> dict[str, bytes]:
     """Name of the file -> content: the plots as SVG and PNG, then the page."""
     rows = comparison.compare(material)
     nets = answers.featured(material)
-    test = reading.find_digits(material, data_dir).test if nets else None
+    test = reading.find_dataset(material, data_dir).test if nets else None
     shown = [] if test is None else [answers.show(net, test) for net in nets]
     files: dict[str, bytes] = {}
     inlined = {}

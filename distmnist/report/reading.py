@@ -186,7 +186,7 @@ def result_options() -> set[str]:
     return {field.name for field in dataclasses.fields(TrainConfig)} - {"model", "data"}
 
 
-def find_digits(material: Material, data_dir: Path | None) -> Dataset:
+def find_dataset(material: Material, data_dir: Path | None) -> Dataset:
     """The data set that the runs were tested on. UsageError: it is not on this machine, or is damaged."""
     noted = [place for run in material.runs for place in noted_data(run.path)]
-    return datasets.load_tested(material.dataset.name, data_dir, noted, "the page shows its test digits")
+    return datasets.find_dataset(material.dataset, data_dir, noted, "the page shows its test digits")

@@ -72,7 +72,7 @@ def run(asked: Job, callbacks: Sequence[Callback] = ()) -> int:
             return print_fast(world, log, asked)
         job, directory, checkpoints = open_run(world, log, asked, stack)
         amp, why = set_up_machine(world, job)
-        dataset = find_digits(world, log, job, checkpoints)
+        dataset = find_dataset(world, log, job, checkpoints)
         world.connect()
 
         job = resolve({**job.explicit, "amp": amp, "data": datasets.option_of(dataset.name)})
@@ -285,7 +285,7 @@ def set_up_machine(world: World, job: Job) -> tuple[str, str]:
     return amp, why
 
 
-def find_digits(world: World, log: Log, job: Job, checkpoints: dict[str, Checkpoint]) -> Dataset:
+def find_dataset(world: World, log: Log, job: Job, checkpoints: dict[str, Checkpoint]) -> Dataset:
     """The digits, on this rank's device. One process of each machine downloads them if need be."""
     reason, chosen = None, data_is_chosen(job.explicit)
     name, directory = job.common.data, job.run.data_dir

@@ -54,7 +54,7 @@ class Member:
     def check(self) -> None:
         """Raises UsageError, naming the option, if the run in `path` has another result: it would be taken for ours.
 
-        Of the data, see `check_digits`: those that were not chosen are not known yet.
+        Of the data, see `check_dataset`: those that were not chosen are not known yet.
         """
         config, job = self.config(), resolve(self.given)
         check_models(job)
@@ -103,7 +103,7 @@ class Member:
         assert summary is not None, "it is finished"
         return summary.models[net]
 
-    def check_digits(self, dataset: DatasetFacts) -> None:
+    def check_dataset(self, dataset: DatasetFacts) -> None:
         """Raises UsageError if the run in `path` is finished, on other digits."""
         summary = self.summary()
         if summary and summary.dataset != dataset:
@@ -131,7 +131,7 @@ def open_directory(path: Path) -> Iterator[RunDirectory]:
         directory.release()
 
 
-def find_digits(given: Options, members: Sequence[Member], log: Log) -> tuple[Options, DatasetFacts]:
+def find_dataset(given: Options, members: Sequence[Member], log: Log) -> tuple[Options, DatasetFacts]:
     """Downloads the digits if need be, before many runs do; members that were begun keep the data that they have.
 
     given: the options of training that were typed. Returns them with --data, so that every run takes the same, and
@@ -148,7 +148,7 @@ def find_digits(given: Options, members: Sequence[Member], log: Log) -> tuple[Op
     reason = datasets.provide(name, directory, chosen, log.say)
     dataset = datasets.load_or_sample(name, directory, chosen).describe()
     for member in members:
-        member.check_digits(dataset)
+        member.check_dataset(dataset)
     if reason:
         log.warn(datasets.substituted(directory, reason))
     return {**given, "data": datasets.option_of(dataset.name)}, dataset

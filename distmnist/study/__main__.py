@@ -92,7 +92,7 @@ def work(arguments: Sequence[str] | None) -> int:
                 for seed in seeds
             }
 
-        given, dataset = pool.find_digits(given, list(members_of(given).values()), log)
+        given, dataset = pool.find_dataset(given, list(members_of(given).values()), log)
         members, asked = members_of(given), resolve(given).run
         jobs = pool.share_out(own.jobs, asked.threads, asked.device, len(members))
         findings = Findings(dataset, members, given, jobs)

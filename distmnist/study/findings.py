@@ -72,7 +72,7 @@ class Findings:
         summary = member.summary()
         assert summary is not None, "it is finished"
         self.summaries[key] = summary
-        member.check_digits(self.dataset)
+        member.check_dataset(self.dataset)
         told = "  ".join(f"{net} {summary.models[net].test_accuracy:.2%}" for net in self.nets)
         return f"{member.path.name}  {told}  ({self.done} of {len(self.members)})"
 

@@ -28,7 +28,7 @@ def run(own: argparse.Namespace) -> int:
     with pool.open_directory(own.output) as directory:
         plan = plan_search(own)
         known = [member for number, setting in enumerate(plan.known) for member in members(own, number, setting)]
-        own.given, dataset = pool.find_digits(own.given, known, log)
+        own.given, dataset = pool.find_dataset(own.given, known, log)
         count = len(plan.known) if isinstance(plan, search.Listed) else min(own.trials, search.size(own.space))
         jobs = pool.share_out(own.jobs, own.given.get("threads"), resolve(own.given).run.device, count * own.repeats)
         facts = SweepFacts(dataset=dataset, search=own.search, space=own.space, val_fraction=held, jobs=str(jobs))

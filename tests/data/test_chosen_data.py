@@ -11,6 +11,7 @@ from one_run import SMALL, refusal
 
 from distmnist import train
 from distmnist.data import datasets
+from distmnist.data.datasets import DatasetFacts
 from distmnist.errors import UsageError
 from distmnist.runs import pool, rundir
 
@@ -163,7 +164,9 @@ def test_the_data_of_a_finished_run_are_looked_for_where_they_were_named_or_else
     put(tmp_path / "data", {name: b"" for name in mnist})  # damaged, and nobody named it
 
     def load(directory=None, places=noted):
-        return datasets.load_tested("mnist", directory, places, "the proof needs its test digits")
+        return datasets.find_dataset(
+            DatasetFacts("mnist", 30, 20), directory, places, "the proof needs its test digits"
+        )
 
     assert str(tmp_path / "noted") in load().origin
     with pytest.raises(UsageError, match=r"no mnist in empty: the proof needs its test digits; .* --data-dir"):
@@ -172,11 +175,14 @@ def test_the_data_of_a_finished_run_are_looked_for_where_they_were_named_or_else
     with pytest.raises(UsageError, match="no mnist in empty"):
         load()
     assert str(tmp_path / "noted") in load(tmp_path / "noted").origin
+    others = DatasetFacts("mnist", 60_000, 10_000)
+    with pytest.raises(UsageError, match=r"noted, .*: found mnist of 30 \+ 20, expected mnist of 60,000 \+ 10,000"):
+        datasets.find_dataset(others, tmp_path / "noted", [], "the proof needs its test digits")
     monkeypatch.delenv("DISTMNIST_DATA")
     with pytest.raises(UsageError, match=r"data/t.* holds 0 bytes"):
         load(places=[])
     with pytest.raises(UsageError, match="no cifar10 in data"):
-        datasets.load_tested("cifar10", None, [], "")
+        datasets.find_dataset(DatasetFacts("cifar10", 50_000, 10_000), None, [], "")
 
 
 def test_every_run_of_a_study_is_given_the_data_that_were_found(monkeypatch, tmp_path, mnist):
@@ -185,16 +191,16 @@ def test_every_run_of_a_study_is_given_the_data_that_were_found(monkeypatch, tmp
     warned = []
     log = type("Log", (), {"say": lambda *_: None, "warn": lambda _, line: warned.append(line)})()
     member = pool.Member(Path("runs/a"), {"model": "mlp"})
-    given, dataset = pool.find_digits({"model": "mlp"}, [member], log)
+    given, dataset = pool.find_dataset({"model": "mlp"}, [member], log)
     assert (given["data"], dataset.name, len(warned)) == ("sample", "mnist-sample", 1)
     assert "--data=sample" in pool.Member(Path("runs/a"), given).command(threads=1)
     with pytest.raises(datasets.NotFound, match="--data sample"):
-        pool.find_digits({"data_dir": Path("none")}, [], log)
+        pool.find_dataset({"data_dir": Path("none")}, [], log)
 
     put(Path("data"), mnist)
-    assert pool.find_digits({}, [], log)[0]["data"] == "mnist"
+    assert pool.find_dataset({}, [], log)[0]["data"] == "mnist"
     Path("runs/a").mkdir(parents=True)
     Path("runs/a/config.json").write_text(
         json.dumps({"given": {}, "options": {}, "dataset": {"name": "mnist-sample", "train": 4000, "test": 1000}})
     )
-    assert pool.find_digits({}, [member], log)[0]["data"] == "sample"
+    assert pool.find_dataset({}, [member], log)[0]["data"] == "sample"

@@ -214,7 +214,9 @@ def test_files_that_lie_too_deep_are_named_and_nothing_is_downloaded(tmp_path, m
     assert datasets.fetch(tmp_path / "data", print).endswith(told)
     for find in (
         lambda: datasets.load("mnist", tmp_path / "data"),
-        lambda: datasets.load_tested("mnist", tmp_path / "data", [], "the proof needs its test digits"),
+        lambda: datasets.find_dataset(
+            DatasetFacts("mnist", 30, 20), tmp_path / "data", [], "the proof needs its test digits"
+        ),
         lambda: datasets.provide("mnist", tmp_path / "data", True, print),
     ):
         with pytest.raises(datasets.NotFound) as refusal:

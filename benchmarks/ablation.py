@@ -14,7 +14,7 @@ from pathlib import Path
 
 from distmnist.commandline import answer, parse
 from distmnist.config import TrainConfig, option_flag
-from distmnist.models.published import MODELS
+from distmnist.models.build import MODELS
 from distmnist.recipes import RECIPES
 from distmnist.runs import pool
 from distmnist.training.requests import Request

@@ -20,12 +20,12 @@ import torch
 from benchmarks.limits import gemm_peaks
 from benchmarks.peers import ours
 from benchmarks.peers.case import Case, cut, remainder
-from distmnist.data import datasets
-from distmnist.data.datasets import Dataset
+from distmnist.data import known
+from distmnist.data.dataset import Dataset
 from distmnist.distributed.world import World, join
 from distmnist.fast.gradients import sum_over_ranks
 from distmnist.fast.shared_memory import share_memory
-from distmnist.models.published import build_model
+from distmnist.models.build import build_model
 from distmnist.training.evaluation import evaluate
 
 WARM_UP = 10
@@ -93,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not get between the answers
-    dataset = datasets.load("mnist", arguments.data_dir)
+    dataset = known.load("mnist", arguments.data_dir)
     with join(timeout=600) as world:
         world.connect()
         if world.is_main:

@@ -9,7 +9,7 @@ import torch
 
 from distmnist.checkpoint import storage
 from distmnist.checkpoint.record import Checkpoint, ProgressState
-from distmnist.data.datasets import DatasetFacts
+from distmnist.data.dataset import DatasetFacts
 from distmnist.errors import UsageError
 
 

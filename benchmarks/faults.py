@@ -19,8 +19,8 @@ import torch.distributed as dist
 
 from distmnist import train
 from distmnist.checkpoint import storage
-from distmnist.data import datasets
-from distmnist.data.datasets import Dataset, Digits
+from distmnist.data import known
+from distmnist.data.dataset import Dataset, Digits
 from distmnist.distributed import world
 from distmnist.runs import job
 from distmnist.training.callbacks import Callback
@@ -57,7 +57,7 @@ class Witness(Callback):
 
 
 MOMENTS: dict[str, tuple[Any, str, int]] = {
-    "start-up": (datasets, "load", 1),
+    "start-up": (known, "load", 1),
     "set-up: connecting": (world.World, "connect", 1),
     "an agreement": (world.World, "agreement", 6),
     "a step": (Witness, "request", 11),
@@ -129,7 +129,7 @@ def draw_fault(dice: random.Random, size: int, *, exact: bool) -> Fault:
 
 
 def few_digits(name: str, directory: Path) -> Dataset:
-    sample = datasets.load_sample()
+    sample = known.load_sample()
     cut = {"train": TRAIN, "test": TEST}
     parts = {name: Digits(*(t[:n] for t in vars(getattr(sample, name)).values())) for name, n in cut.items()}
     return dataclasses.replace(sample, **parts)
@@ -153,7 +153,7 @@ def work(
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    datasets.load, datasets.fetch = few_digits, lambda directory, say: None
+    known.load, known.fetch = few_digits, lambda directory, say: None
     job.PLOTS_SECONDS = HANG_SECONDS  # or a hang while they are drawn would take ten minutes
     if fault and fault.rank == rank:
         strike(fault, events)

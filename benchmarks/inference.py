@@ -25,7 +25,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from distmnist.checkpoint import source
-from distmnist.data.datasets import load_sample, normalise
+from distmnist.data.dataset import normalise
+from distmnist.data.known import load_sample
 from distmnist.machine import usable_cores
 from export import torchscript
 from export.predict import session_options

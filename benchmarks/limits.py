@@ -7,7 +7,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from distmnist.machine import has_native_bf16
-from distmnist.models.published import build_model
+from distmnist.models.build import build_model
 
 SIZE = 2048
 REPEATS = 5

@@ -21,7 +21,7 @@ from queue import Empty
 import numpy as np
 
 from benchmarks.setting import describe, markdown, setting
-from distmnist.data.datasets import load
+from distmnist.data.known import load
 from export.predict import PredictError, Predictor
 from tests.helpers.export_styles import STYLES, Style
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from distmnist.models.published import MODELS
+from distmnist.models.build import MODELS
 
 
 def train(net: nn.Module, train_loader: DataLoader, epochs: int, bf16: bool = False) -> float:

@@ -14,7 +14,7 @@ from benchmarks import partition
 from benchmarks.arena import Arena
 from benchmarks.linkmodel import LINKS, Link, Point, errors, fit
 from benchmarks.setting import describe, fill, markdown, page, setting
-from distmnist.models.published import MODELS, build_model
+from distmnist.models.build import MODELS, build_model
 
 PROCESSES = (1, 2, 4)
 BATCHES = (64, 512)

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import setting, speed_table
 from benchmarks.arena import Arena
 from benchmarks.limits import training_flops
-from distmnist.models.published import MODELS
+from distmnist.models.build import MODELS
 
 PACKAGES = {
     "ours": "distmnist",

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from distmnist.config import TrainConfig
-from distmnist.data import datasets, loader
-from distmnist.data.datasets import Dataset, Digits
+from distmnist.data import known, loader
+from distmnist.data.dataset import Dataset, Digits
 from distmnist.distributed.world import World, join
 from distmnist.fast import forward, gradients
 from distmnist.fast import optimizer as fast_optimizer
 from distmnist.machine import be_deterministic, flush_denormals, keep_freed_memory
-from distmnist.models.published import MODELS
+from distmnist.models.build import MODELS
 from distmnist.runs.callbacks import SaveCheckpoints
 from distmnist.runs.rundir import RunDirectory
 from distmnist.training.optimizer import build_optimizer
@@ -109,7 +109,7 @@ def variants(model: str, ranks: int) -> dict[str, Variant]:
 
 def repeated_sample() -> Dataset:
     """The sample's training digits, five times over."""
-    sample = datasets.load_sample()
+    sample = known.load_sample()
     train = Digits(sample.train.images.repeat(5, 1, 1), sample.train.labels.repeat(5))
     return dataclasses.replace(sample, train=train)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.faults import Fault, Witness, few_digits, strike
 from distmnist import streams, train
-from distmnist.data import datasets
+from distmnist.data import known
 
 
 def start(
@@ -61,7 +61,7 @@ def end(processes: list[subprocess.Popen]) -> None:
 
 def main() -> None:
     events, fault, *arguments = sys.argv[1:]
-    datasets.load, datasets.fetch = few_digits, lambda directory, say: None
+    known.load, known.fetch = few_digits, lambda directory, say: None
     if fault and (mine := Fault(**json.loads(fault))).rank == int(os.environ["RANK"]):
         strike(mine, Path(events))
     code = train.main(arguments, [Witness(Path(events))])

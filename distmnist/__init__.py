@@ -6,9 +6,9 @@ __version__ = "0.1.0"
 
 PUBLIC = {
     "TrainConfig": "config",
-    "Dataset": "data.datasets",
-    "load_dataset": "data.datasets",
-    "build_model": "models.published",
+    "Dataset": "data.dataset",
+    "load_dataset": "data.known",
+    "build_model": "models.build",
     "Callback": "training.callbacks",
     "fit": "training.trainer",
 }

@@ -19,10 +19,10 @@ from distmnist.errors import UsageError
 from distmnist.recipes import RECIPES
 
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu")
-"""Names in torch.nn.functional, which is where models/published.py takes the functions from."""
+"""Names in torch.nn.functional, which is where models/build.py takes the functions from."""
 
 MODEL_NAMES = ("mlp", "cnn")
-"""What --model all stands for: the names in models/published.py."""
+"""What --model all stands for: the names in models/build.py."""
 
 Json = str | int | float | bool | None
 Value = Json | Path

@@ -13,7 +13,7 @@ import onnx
 import torch
 from onnx import helper
 
-from distmnist.data.datasets import Digits, normalise
+from distmnist.data.dataset import Digits, normalise
 from distmnist.seeds import generator
 
 from . import parity

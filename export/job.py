@@ -13,8 +13,8 @@ from distmnist.checkpoint.source import Trained
 from distmnist.checkpoint.storage import weights_sha256, write_atomically
 from distmnist.commandline import hint
 from distmnist.config import Json
-from distmnist.data import datasets
-from distmnist.data.datasets import Dataset, DatasetFacts
+from distmnist.data import known
+from distmnist.data.dataset import Dataset, DatasetFacts
 from distmnist.errors import UsageError
 from distmnist.machine import versions
 from distmnist.runs.rundir import newer_than_latest, noted_data
@@ -216,7 +216,7 @@ def find_dataset(wanted: list[DatasetFacts], data_dir: Path | None, noted: list[
     if others:
         named = ", ".join(map(str, (first, *others)))
         raise UsageError(f"the nets were tested on different data sets, {named}; export one at a time")
-    return datasets.find_dataset(first, data_dir, noted, "the proof needs its test digits")
+    return known.find_dataset(first, data_dir, noted, "the proof needs its test digits")
 
 
 def say_results(report: Report) -> None:

@@ -11,7 +11,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from distmnist.data.datasets import normalise
+from distmnist.data.dataset import normalise
 from distmnist.errors import RunError
 
 PREFIX = "net."

@@ -7,7 +7,7 @@ import torch
 
 from distmnist import __version__
 from distmnist.checkpoint.source import Trained
-from distmnist.data.datasets import MEAN, STD
+from distmnist.data.dataset import MEAN, STD
 from distmnist.training.evaluation import CLASSES
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from distmnist.checkpoint.record import JsonRecord
-from distmnist.data.datasets import DatasetFacts
+from distmnist.data.dataset import DatasetFacts
 
 SCHEMA = 1
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from distmnist.data.datasets import normalise
+from distmnist.data.dataset import normalise
 from distmnist.seeds import generator
 from distmnist.training.evaluation import (
     BATCH,  # the same batches as the run's own test: the labels are those of its accuracy

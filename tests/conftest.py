@@ -9,8 +9,8 @@ import torch
 from digits import few_digits, published, synthetic_files
 
 from distmnist import train
-from distmnist.data import datasets, idx
-from distmnist.data.datasets import Dataset
+from distmnist.data import idx, known
+from distmnist.data.dataset import Dataset
 from distmnist.distributed.launcher import VARIABLES
 
 CLOSED = "http://127.0.0.1:9"
@@ -50,8 +50,8 @@ def mnist(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 def command(monkeypatch, tmp_path, capsys, digits):
     """Runs the command in an empty directory on a few digits. Returns exit code, lines of output, lines of errors."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets, "fetch", lambda directory, say: None)
-    monkeypatch.setattr(datasets, "load", lambda name, directory: digits)
+    monkeypatch.setattr(known, "fetch", lambda directory, say: None)
+    monkeypatch.setattr(known, "load", lambda name, directory: digits)
 
     def run(*arguments):
         code = train.main(arguments)

@@ -28,7 +28,7 @@ from distmnist.config import (
     value_type,
 )
 from distmnist.errors import UsageError
-from distmnist.models.published import MODELS
+from distmnist.models.build import MODELS
 from distmnist.recipes import RECIPES
 from distmnist.training.optimizer import build_optimizer, learning_rate
 

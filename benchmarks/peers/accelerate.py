@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from benchmarks.peers import published
 from benchmarks.peers.case import LR, Case, Run
-from distmnist.data.datasets import Digits
+from distmnist.data.dataset import Digits
 from distmnist.distributed.world import World
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from distmnist.data.datasets import Digits
-from distmnist.models.published import build_model
+from distmnist.data.dataset import Digits
+from distmnist.models.build import build_model
 
 LR = 1e-3
 

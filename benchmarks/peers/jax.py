@@ -11,7 +11,7 @@ from jax import lax
 
 from benchmarks.peers.case import LR, Case, Run
 from benchmarks.peers.layout import from_channels_last, to_channels_last
-from distmnist.data.datasets import Digits, normalise
+from distmnist.data.dataset import Digits, normalise
 from distmnist.distributed.world import World
 
 OPTIMIZER = optax.adam(LR)

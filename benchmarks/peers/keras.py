@@ -7,7 +7,7 @@ from keras import layers
 
 from benchmarks.peers.case import LR, Case, Run, remainder
 from benchmarks.peers.layout import from_channels_last, to_channels_last
-from distmnist.data.datasets import Digits, normalise
+from distmnist.data.dataset import Digits, normalise
 from distmnist.distributed.world import World
 
 STEPS_PER_EXECUTION = 16

@@ -2,7 +2,7 @@
 
 from benchmarks.peers import ours
 from benchmarks.peers.case import Case, Run
-from distmnist.data.datasets import Digits
+from distmnist.data.dataset import Digits
 from distmnist.distributed.world import World
 
 

@@ -4,7 +4,7 @@ import time
 
 from benchmarks.peers.case import LR, Case, Run, cut
 from distmnist.config import Job, resolve
-from distmnist.data.datasets import Dataset, Digits
+from distmnist.data.dataset import Dataset, Digits
 from distmnist.data.loader import load
 from distmnist.data.sampler import GlobalBatchSampler
 from distmnist.distributed.world import World

@@ -6,7 +6,7 @@ from torchvision import datasets, transforms
 
 from benchmarks import published_loop
 from benchmarks.peers.case import Case, Run
-from distmnist.data.datasets import MEAN, STD, Digits
+from distmnist.data.dataset import MEAN, STD, Digits
 from distmnist.distributed.world import World
 
 

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.peers.case import LR, Case, Run
-from distmnist.data.datasets import Digits, normalise
+from distmnist.data.dataset import Digits, normalise
 from distmnist.distributed.world import World
 
 

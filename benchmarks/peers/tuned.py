@@ -2,7 +2,7 @@
 
 from benchmarks.peers import resident
 from benchmarks.peers.case import Case, Run
-from distmnist.data.datasets import Digits
+from distmnist.data.dataset import Digits
 from distmnist.distributed.world import World
 from distmnist.machine import flush_denormals, keep_freed_memory
 

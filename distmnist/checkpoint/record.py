@@ -11,7 +11,7 @@ import msgspec
 from torch import Tensor
 
 from distmnist.config import Json
-from distmnist.data.datasets import DatasetFacts
+from distmnist.data.dataset import DatasetFacts
 
 SCHEMA = 2
 

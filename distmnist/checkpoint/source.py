@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from distmnist.checkpoint import storage
 from distmnist.checkpoint.record import Checkpoint, ModelResult
 from distmnist.config import ACTIVATIONS, Json
-from distmnist.data.datasets import DatasetFacts
+from distmnist.data.dataset import DatasetFacts
 from distmnist.errors import UsageError
-from distmnist.models.published import MODELS, build_model
+from distmnist.models.build import MODELS, build_model
 
 MAX_BYTES = 512 * 2**20
 """Of a checkpoint, on disk and unpacked: a hundred times what the larger net with its optimizer takes."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distmnist.data.datasets import Digits
+from distmnist.data.dataset import Digits
 from distmnist.data.sampler import Share
 
 READ_AHEAD = 2048

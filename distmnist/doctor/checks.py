@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from distmnist.config import Job, data_is_chosen
-from distmnist.data import datasets
+from distmnist.data import known
 from distmnist.distributed.world import World, choose_device
 from distmnist.doctor import network
 from distmnist.errors import UsageError
@@ -106,15 +106,15 @@ def look_at_cores(wanted: int | None, world: World) -> Finding:
 def look_at_data(name: str, directory: Path, chosen: bool) -> Finding:
     """Reads and verifies the digits. Downloads nothing, and makes nothing."""
     try:
-        dataset = datasets.load(name, directory)
-    except datasets.NotFound:
+        dataset = known.load(name, directory)
+    except known.NotFound:
         otherwise = "stops where it cannot" if chosen else "falls back on the sample of 5,000 digits where it cannot"
-        if not (reason := datasets.elsewhere(directory) or datasets.objection(directory)):
+        if not (reason := known.elsewhere(directory) or known.objection(directory)):
             text = f"no MNIST in {directory}: training downloads it, and {otherwise}; put it there"
             return Finding(WARNING, "data", text)
         if chosen:
-            return Finding(PROBLEM, "data", str(datasets.not_found(directory, reason)))
-        return Finding(WARNING, "data", datasets.substituted(directory, reason))
+            return Finding(PROBLEM, "data", str(known.not_found(directory, reason)))
+        return Finding(WARNING, "data", known.substituted(directory, reason))
     except UsageError as error:
         return Finding(PROBLEM, "data", str(error))
     return Finding(OK, "data", f"{len(dataset.train):,} + {len(dataset.test):,} digits: {dataset.origin}")

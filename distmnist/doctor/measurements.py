@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 
 from distmnist.config import TrainConfig
-from distmnist.data.datasets import Dataset, Digits, load_sample
+from distmnist.data.dataset import Dataset, Digits
+from distmnist.data.known import load_sample
 from distmnist.distributed.world import World
-from distmnist.models.published import MODELS
+from distmnist.models.build import MODELS
 from distmnist.training.callbacks import Callback
 from distmnist.training.progress import Progress
 from distmnist.training.trainer import fit

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distmnist.models.published import CNN, FullyConnectedNN
+from distmnist.models.cnn import CNN
+from distmnist.models.mlp import FullyConnectedNN
 
 
 class OneDNNCNN(nn.Module):

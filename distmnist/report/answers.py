@@ -9,7 +9,7 @@ from scipy import stats
 
 from distmnist.checkpoint import source
 from distmnist.checkpoint.source import Trained
-from distmnist.data.datasets import Digits
+from distmnist.data.dataset import Digits
 from distmnist.errors import UsageError
 from distmnist.report.reading import Material, Net
 from distmnist.runs.records import McNemar

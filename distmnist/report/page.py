@@ -14,9 +14,10 @@ from torch import nn
 
 from distmnist import __version__, plots
 from distmnist.checkpoint.storage import write_atomically
-from distmnist.data.datasets import MEAN, STD, Digits, normalise
+from distmnist.data.dataset import MEAN, STD, Digits, normalise
 from distmnist.errors import RunError, UsageError
-from distmnist.models.published import CNN, FullyConnectedNN
+from distmnist.models.cnn import CNN
+from distmnist.models.mlp import FullyConnectedNN
 from distmnist.report import answers, comparison, reading
 from distmnist.report.answers import Shown
 from distmnist.report.comparison import Row

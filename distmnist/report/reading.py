@@ -12,10 +12,10 @@ import numpy as np
 
 from distmnist.checkpoint.record import Epoch, ModelResult
 from distmnist.commandline import quoted
-from distmnist.data import datasets
-from distmnist.data.datasets import Dataset, DatasetFacts
+from distmnist.data import known
+from distmnist.data.dataset import Dataset, DatasetFacts
 from distmnist.errors import UsageError
-from distmnist.models.published import MODELS
+from distmnist.models.build import MODELS
 from distmnist.runs.records import FINISHED, RunConfig, RunSummary, StudyResult, SweepResult
 from distmnist.runs.records import read as read_record
 from distmnist.runs.rundir import noted_data
@@ -189,4 +189,4 @@ def result_options() -> set[str]:
 def find_dataset(material: Material, data_dir: Path | None) -> Dataset:
     """The data set that the runs were tested on. UsageError: it is not on this machine, or is damaged."""
     noted = [place for run in material.runs for place in noted_data(run.path)]
-    return datasets.find_dataset(material.dataset, data_dir, noted, "the page shows its test digits")
+    return known.find_dataset(material.dataset, data_dir, noted, "the page shows its test digits")

@@ -25,8 +25,8 @@ from distmnist.config import (
     to_json,
 )
 from distmnist.console import Log, Silence
-from distmnist.data import datasets
-from distmnist.data.datasets import Dataset
+from distmnist.data import known
+from distmnist.data.dataset import Dataset
 from distmnist.distributed.launcher import this_process
 from distmnist.distributed.world import World, choose_device, join
 from distmnist.errors import UsageError
@@ -40,7 +40,7 @@ from distmnist.machine import (
     keep_freed_memory,
     versions,
 )
-from distmnist.models.published import MODELS, build_model
+from distmnist.models.build import MODELS, build_model
 from distmnist.runs import summary
 from distmnist.runs.callbacks import ConsoleOutput, RequestOnSignal, SaveCheckpoints, listed
 from distmnist.runs.records import FINISHED, INTERRUPTED, RunConfig, RunSummary
@@ -75,7 +75,7 @@ def run(asked: Job, callbacks: Sequence[Callback] = ()) -> int:
         dataset = find_dataset(world, log, job, checkpoints)
         world.connect()
 
-        job = resolve({**job.explicit, "amp": amp, "data": datasets.option_of(dataset.name)})
+        job = resolve({**job.explicit, "amp": amp, "data": known.option_of(dataset.name)})
         if directory:
             directory.write_record("config.json", describe_run(job, dataset, launch(world)))
             if warning := directory.become_latest():
@@ -204,7 +204,7 @@ def resume(directory: RunDirectory, asked: Job, log: Log) -> tuple[Options, dict
     typed = {name: value for name, value in asked.explicit.items() if (name, value) != ("amp", "auto")}
     merged = {**before.explicit, **typed}
     if "data_dir" not in merged and not os.environ.get("DISTMNIST_DATA"):
-        places = [place for place in noted_data(directory.path) if datasets.find(place)]
+        places = [place for place in noted_data(directory.path) if known.find(place)]
         merged |= {"data_dir": places[0]} if places else {}
     checkpoints = {}
     job = resolve(merged)
@@ -239,7 +239,7 @@ def options_of(config: RunConfig, path: Path) -> tuple[Job, dict[str, TrainConfi
     try:
         before = from_json(config.given)
         if "data" not in before and config.dataset:  # written before there was --data
-            before["data"] = datasets.option_of(config.dataset.name)
+            before["data"] = known.option_of(config.dataset.name)
         asked = resolve(before)
         own = {"data": before["data"]} if "data" in before else {}
         in_force = {}
@@ -292,9 +292,9 @@ def find_dataset(world: World, log: Log, job: Job, checkpoints: dict[str, Checkp
     with world.agreement():
         if world.local_rank == 0:
             with world.heartbeat.busy("downloading the data set", DOWNLOAD_SECONDS):
-                reason = datasets.provide(name, directory, chosen, log.say)
+                reason = known.provide(name, directory, chosen, log.say)
     with world.agreement() as statement:
-        dataset = datasets.load_or_sample(name, directory, chosen)
+        dataset = known.load_or_sample(name, directory, chosen)
         statement["the data set"] = dataset.name
         for net, checkpoint in checkpoints.items():
             if checkpoint.dataset != dataset.describe():
@@ -303,7 +303,7 @@ def find_dataset(world: World, log: Log, job: Job, checkpoints: dict[str, Checkp
                     f" {dataset.describe()}; choose the right --data-dir"
                 )
     if reason:
-        log.warn(datasets.substituted(directory, reason))
+        log.warn(known.substituted(directory, reason))
     return dataset.to(world.device)
 
 

@@ -21,8 +21,8 @@ from distmnist import train
 from distmnist.checkpoint.record import ModelResult
 from distmnist.config import Options, TrainConfig, data_is_chosen, option_flag, resolve, to_json
 from distmnist.console import Log
-from distmnist.data import datasets
-from distmnist.data.datasets import DatasetFacts
+from distmnist.data import known
+from distmnist.data.dataset import DatasetFacts
 from distmnist.distributed.launcher import VARIABLES
 from distmnist.errors import RunError, UsageError
 from distmnist.machine import die_with_parent, usable_cores
@@ -84,7 +84,7 @@ class Member:
     def data(self) -> str | None:
         """The value of --data with which the run was begun, if it was."""
         config = self.config()
-        return datasets.option_of(config.dataset.name) if config and config.dataset else None
+        return known.option_of(config.dataset.name) if config and config.dataset else None
 
     def summary(self) -> RunSummary | None:
         """summary.json if the run is finished, with all its nets. Raises UsageError if it cannot be read."""
@@ -145,13 +145,13 @@ def find_dataset(given: Options, members: Sequence[Member], log: Log) -> tuple[O
         given = {**given, "data": begun}
     job, chosen = resolve(given), data_is_chosen(given)
     name, directory = job.common.data, job.run.data_dir
-    reason = datasets.provide(name, directory, chosen, log.say)
-    dataset = datasets.load_or_sample(name, directory, chosen).describe()
+    reason = known.provide(name, directory, chosen, log.say)
+    dataset = known.load_or_sample(name, directory, chosen).describe()
     for member in members:
         member.check_dataset(dataset)
     if reason:
-        log.warn(datasets.substituted(directory, reason))
-    return {**given, "data": datasets.option_of(dataset.name)}, dataset
+        log.warn(known.substituted(directory, reason))
+    return {**given, "data": known.option_of(dataset.name)}, dataset
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import msgspec
 
 from distmnist.checkpoint.record import ModelResult
 from distmnist.config import Json
-from distmnist.data.datasets import DatasetFacts
+from distmnist.data.dataset import DatasetFacts
 from distmnist.errors import UsageError
 
 SCHEMA = 1

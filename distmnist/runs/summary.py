@@ -1,7 +1,7 @@
 """The table with which a run ends: it sets the nets beside the published ones."""
 
 from distmnist.checkpoint.record import ModelResult
-from distmnist.data.datasets import Dataset
+from distmnist.data.dataset import Dataset
 
 PUBLISHED = {"mlp": (0.9742, 0.0013), "cnn": (0.9888, 0.0006)}
 """net -> test accuracy and test loss, in the convention of `notebook_test_loss`: the published work's results."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from distmnist.config import Options, resolve
-from distmnist.data.datasets import DatasetFacts
+from distmnist.data.dataset import DatasetFacts
 from distmnist.errors import UsageError
 from distmnist.machine import versions
 from distmnist.runs import claims

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from distmnist.data.datasets import Digits
+from distmnist.data.dataset import Digits
 from distmnist.distributed.world import World
 
 CLASSES = 10

@@ -16,12 +16,12 @@ from distmnist.checkpoint.record import Checkpoint, Epoch, ModelResult
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import TrainConfig, to_json
 from distmnist.data.augmentation import draw_maps, warp
-from distmnist.data.datasets import Dataset, hold_out
+from distmnist.data.dataset import Dataset, hold_out
 from distmnist.data.loader import Shard, load
 from distmnist.data.sampler import GlobalBatchSampler
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
-from distmnist.models.published import build_model
+from distmnist.models.build import build_model
 from distmnist.seeds import seed_for
 from distmnist.training.callbacks import Callback
 from distmnist.training.evaluation import Evaluation, evaluate

@@ -15,7 +15,7 @@ from benchmarks.peers.case import Case, remainder
 from benchmarks.peers.layout import from_channels_last, to_channels_last
 from benchmarks.setting import fill, markdown
 from distmnist.distributed.world import World
-from distmnist.models.published import build_model
+from distmnist.models.build import build_model
 
 PEERS = {"published": "torchvision", "resident": "torch", "lightning": "lightning", "accelerate": "accelerate"}
 PEERS |= {"keras": "keras", "jax": "optax"}

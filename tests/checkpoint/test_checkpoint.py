@@ -23,7 +23,7 @@ from distmnist.checkpoint.storage import (
     to_bytes,
     weights_sha256,
 )
-from distmnist.data.datasets import DatasetFacts
+from distmnist.data.dataset import DatasetFacts
 from distmnist.errors import RunError
 from distmnist.runs import rundir
 from distmnist.runs.rundir import RunDirectory
@@ -352,14 +352,14 @@ def test_a_full_disk_leaves_what_was_there_as_it_was_and_no_temporary_file(tmp_p
     directory = RunDirectory(tmp_path / "run")
     directory.save("mlp", checkpoint(1))
     directory.save("mlp", checkpoint(2))
-    directory.write_json("summary.json", {"status": "interrupted"})
+    directory.write("summary.json", b"interrupted")
     before = contents(directory.path)
     assert before.keys() == {"last.pt", "prev.pt", "metrics.jsonl", "summary.json"}
     fail(monkeypatch)
     with pytest.raises(RunError, match=r"mlp cannot be written: .*; the checkpoint before is whole"):
         directory.save("mlp", checkpoint(3))
     with pytest.raises(RunError, match=r"summary\.json cannot be written: .*; what was there before is whole"):
-        directory.write_json("summary.json", {"status": "finished" * 1000})
+        directory.write("summary.json", b"finished" * 1000)
     assert contents(directory.path) == before
     directory.release()
 

@@ -11,7 +11,7 @@ from distmnist.config import TrainConfig
 from distmnist.data import augmentation
 from distmnist.data.augmentation import affine_maps, draw_maps, warp
 from distmnist.data.sampler import EpochPlan
-from distmnist.models.published import MODELS
+from distmnist.models.build import MODELS
 from distmnist.training.trainer import fit
 
 

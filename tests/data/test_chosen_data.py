@@ -10,8 +10,8 @@ from digits import put
 from one_run import SMALL, refusal
 
 from distmnist import train
-from distmnist.data import datasets
-from distmnist.data.datasets import DatasetFacts
+from distmnist.data import known
+from distmnist.data.dataset import DatasetFacts
 from distmnist.errors import UsageError
 from distmnist.runs import pool, rundir
 
@@ -74,7 +74,7 @@ def test_data_that_were_chosen_and_are_not_there_are_one_line_and_2_and_nothing_
 
 
 def test_the_default_directory_with_other_files_is_left_alone_and_the_sample_stands_in_loudly(run, monkeypatch):
-    monkeypatch.setattr(datasets, "download", lambda scratch: pytest.fail("downloads into somebody's directory"))
+    monkeypatch.setattr(known, "download", lambda scratch: pytest.fail("downloads into somebody's directory"))
     put(Path("data"), {"thesis.csv": b"1,2"})
     code, _, err = run(*STEPS)
     assert code == 0 and len(err) == 1 and "SAMPLE" in err[0] and "thesis.csv" in err[0]
@@ -82,7 +82,7 @@ def test_the_default_directory_with_other_files_is_left_alone_and_the_sample_sta
 
 
 def test_the_sample_that_was_asked_for_is_trained_on_without_a_warning_or_a_download(run, monkeypatch):
-    monkeypatch.setattr(datasets, "fetch", lambda *_: pytest.fail("looks for MNIST"))
+    monkeypatch.setattr(known, "fetch", lambda *_: pytest.fail("looks for MNIST"))
     code, _, err = run(*STEPS, "--data=sample")
     assert (code, err) == (0, []) and noted() == ["mnist-sample"] * 3
 
@@ -164,9 +164,7 @@ def test_the_data_of_a_finished_run_are_looked_for_where_they_were_named_or_else
     put(tmp_path / "data", {name: b"" for name in mnist})  # damaged, and nobody named it
 
     def load(directory=None, places=noted):
-        return datasets.find_dataset(
-            DatasetFacts("mnist", 30, 20), directory, places, "the proof needs its test digits"
-        )
+        return known.find_dataset(DatasetFacts("mnist", 30, 20), directory, places, "the proof needs its test digits")
 
     assert str(tmp_path / "noted") in load().origin
     with pytest.raises(UsageError, match=r"no mnist in empty: the proof needs its test digits; .* --data-dir"):
@@ -177,12 +175,12 @@ def test_the_data_of_a_finished_run_are_looked_for_where_they_were_named_or_else
     assert str(tmp_path / "noted") in load(tmp_path / "noted").origin
     others = DatasetFacts("mnist", 60_000, 10_000)
     with pytest.raises(UsageError, match=r"noted, .*: found mnist of 30 \+ 20, expected mnist of 60,000 \+ 10,000"):
-        datasets.find_dataset(others, tmp_path / "noted", [], "the proof needs its test digits")
+        known.find_dataset(others, tmp_path / "noted", [], "the proof needs its test digits")
     monkeypatch.delenv("DISTMNIST_DATA")
     with pytest.raises(UsageError, match=r"data/t.* holds 0 bytes"):
         load(places=[])
     with pytest.raises(UsageError, match="no cifar10 in data"):
-        datasets.find_dataset(DatasetFacts("cifar10", 50_000, 10_000), None, [], "")
+        known.find_dataset(DatasetFacts("cifar10", 50_000, 10_000), None, [], "")
 
 
 def test_every_run_of_a_study_is_given_the_data_that_were_found(monkeypatch, tmp_path, mnist):
@@ -194,7 +192,7 @@ def test_every_run_of_a_study_is_given_the_data_that_were_found(monkeypatch, tmp
     given, dataset = pool.find_dataset({"model": "mlp"}, [member], log)
     assert (given["data"], dataset.name, len(warned)) == ("sample", "mnist-sample", 1)
     assert "--data=sample" in pool.Member(Path("runs/a"), given).command(threads=1)
-    with pytest.raises(datasets.NotFound, match="--data sample"):
+    with pytest.raises(known.NotFound, match="--data sample"):
         pool.find_dataset({"data_dir": Path("none")}, [], log)
 
     put(Path("data"), mnist)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from digits import idx_bytes, put, random_digits
 
-from distmnist.data import datasets, idx
-from distmnist.data.datasets import DatasetFacts
+from distmnist.data import idx, known
+from distmnist.data.dataset import DatasetFacts, hold_out, normalise
 from distmnist.errors import UsageError
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -21,7 +21,7 @@ def pixels(content: bytes) -> torch.Tensor:
 
 def test_all_digits_are_read_as_they_lie_in_the_files(tmp_path, mnist):
     put(tmp_path / "MNIST" / "raw", mnist)
-    found = datasets.load("mnist", tmp_path)
+    found = known.load("mnist", tmp_path)
     assert found.describe() == DatasetFacts("mnist", 30, 20)
     assert torch.equal(found.train.images, pixels(mnist[IMAGES]))
     assert torch.equal(found.test.images, pixels(mnist["t10k-images-idx3-ubyte"]))
@@ -34,29 +34,29 @@ def test_all_digits_are_read_as_they_lie_in_the_files(tmp_path, mnist):
 @pytest.mark.parametrize("zipped", [False, True])
 def test_raw_and_gzipped_files_are_found_in_torchvisions_layout_and_flat(tmp_path, mnist, folder, zipped):
     put(tmp_path / folder, mnist, zipped=zipped)
-    assert datasets.load("mnist", tmp_path).name == "mnist"
+    assert known.load("mnist", tmp_path).name == "mnist"
 
 
 def test_raw_files_come_before_gzipped_ones_and_torchvisions_layout_before_flat(tmp_path, mnist):
     put(tmp_path, mnist)
     put(tmp_path, mnist, zipped=True)
-    assert datasets.find(tmp_path) == {name: tmp_path / name for name in mnist}
+    assert known.find(tmp_path) == {name: tmp_path / name for name in mnist}
     raw = put(tmp_path / "MNIST" / "raw", mnist, zipped=True)
-    assert datasets.find(tmp_path) == {name: raw / f"{name}.gz" for name in mnist}
+    assert known.find(tmp_path) == {name: raw / f"{name}.gz" for name in mnist}
     put(raw, mnist)
-    assert datasets.find(tmp_path) == {name: raw / name for name in mnist}
+    assert known.find(tmp_path) == {name: raw / name for name in mnist}
 
 
 def test_each_file_may_be_raw_or_gzipped_on_its_own(tmp_path, mnist):
     put(tmp_path, {IMAGES: mnist[IMAGES]}, zipped=True)
     put(tmp_path, {name: mnist[name] for name in mnist if name != IMAGES})
-    assert datasets.load("mnist", tmp_path).name == "mnist"
+    assert known.load("mnist", tmp_path).name == "mnist"
 
 
 def test_a_partial_set_is_refused_with_the_names_of_what_lacks(tmp_path, mnist):
     put(tmp_path, {IMAGES: mnist[IMAGES], LABELS: mnist[LABELS]})
     with pytest.raises(UsageError, match="lacks t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte;"):
-        datasets.load("mnist", tmp_path)
+        known.load("mnist", tmp_path)
 
 
 def flipped(content: bytes, position: int) -> bytes:
@@ -140,14 +140,14 @@ def test_normalising_equals_torchvisions_transforms_bit_for_bit():
     every_value = torch.arange(784).remainder(256).to(torch.uint8).reshape(1, 28, 28)
     images = torch.cat([every_value, random_digits(3).images])
     expected = torch.stack([published(image.numpy()) for image in images])
-    assert torch.equal(datasets.normalise(images), expected)
+    assert torch.equal(normalise(images), expected)
     assert images.dtype == torch.uint8 and torch.equal(images[:1], every_value)
 
 
 def test_a_batch_is_the_normalised_images_and_labels_of_its_indices():
     digits = random_digits(20)
     images, labels = digits.batch(torch.tensor([7, 0, 7]))
-    assert torch.equal(images, datasets.normalise(digits.images[[7, 0, 7]])) and images.shape == (3, 1, 28, 28)
+    assert torch.equal(images, normalise(digits.images[[7, 0, 7]])) and images.shape == (3, 1, 28, 28)
     assert torch.equal(labels, digits.labels[[7, 0, 7]])
     images, labels = digits.batch(torch.tensor([], dtype=torch.int64))
     assert images.shape == (0, 1, 28, 28) and labels.shape == (0,)
@@ -158,7 +158,7 @@ def test_the_held_out_digits_are_a_fixed_part_whatever_the_random_state(digits):
     for seed in (1, 2):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-        splits.append(datasets.hold_out(digits.train, 0.2))
+        splits.append(hold_out(digits.train, 0.2))
         assert torch.equal(state, torch.get_rng_state())
     (kept, held), (kept_again, held_again) = splits
     assert torch.equal(held.images, held_again.images) and torch.equal(kept.images, kept_again.images)
@@ -173,11 +173,11 @@ def test_the_held_out_digits_are_a_fixed_part_whatever_the_random_state(digits):
 @pytest.mark.parametrize("fraction", [1e-6, 1 - 1e-6])
 def test_a_fraction_that_leaves_one_side_empty_is_refused(digits, fraction):
     with pytest.raises(UsageError, match="--val-fraction"):
-        datasets.hold_out(digits.train, fraction)
+        hold_out(digits.train, fraction)
 
 
 def test_the_sample_is_4000_and_1000_distinct_digits_with_equal_classes():
-    sample = datasets.load_sample()
+    sample = known.load_sample()
     assert sample.describe() == DatasetFacts("mnist-sample", 4000, 1000)
     assert sample.train.images.shape == (4000, 28, 28) and sample.train.images.dtype == torch.uint8
     assert sample.train.labels.bincount(minlength=10).tolist() == [400] * 10
@@ -193,14 +193,14 @@ def test_the_sample_is_4000_and_1000_distinct_digits_with_equal_classes():
 @pytest.mark.parametrize("zipped", [False, True])
 def test_the_names_that_other_archives_give_the_files_are_read(tmp_path, mnist, zipped):
     put(tmp_path, {name.replace("-idx", ".idx"): content for name, content in mnist.items()}, zipped=zipped)
-    assert datasets.load("mnist", tmp_path).describe() == DatasetFacts("mnist", 30, 20)
+    assert known.load("mnist", tmp_path).describe() == DatasetFacts("mnist", 30, 20)
 
 
 def test_what_is_wrong_with_a_file_of_another_name_is_said_by_that_name(tmp_path, mnist):
     put(tmp_path, {name.replace("-idx", ".idx"): content for name, content in mnist.items()})
     (tmp_path / "train-images.idx3-ubyte").write_bytes(b"")
     with pytest.raises(UsageError, match=r"train-images\.idx3-ubyte holds 0 bytes"):
-        datasets.load("mnist", tmp_path)
+        known.load("mnist", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -209,21 +209,21 @@ def test_what_is_wrong_with_a_file_of_another_name_is_said_by_that_name(tmp_path
 def test_files_that_lie_too_deep_are_named_and_nothing_is_downloaded(tmp_path, mnist, monkeypatch, lies, named):
     put(tmp_path / "data" / lies, mnist)
     put(tmp_path / "data" / "FashionMNIST" / "raw", {name: content[:-1] for name, content in mnist.items()})
-    monkeypatch.setattr(datasets, "download", lambda directory: pytest.fail("it was downloaded"))
+    monkeypatch.setattr(known, "download", lambda directory: pytest.fail("it was downloaded"))
     told = f"the files are in {tmp_path / 'data' / named}"
-    assert datasets.fetch(tmp_path / "data", print).endswith(told)
+    assert known.fetch(tmp_path / "data", print).endswith(told)
     for find in (
-        lambda: datasets.load("mnist", tmp_path / "data"),
-        lambda: datasets.find_dataset(
+        lambda: known.load("mnist", tmp_path / "data"),
+        lambda: known.find_dataset(
             DatasetFacts("mnist", 30, 20), tmp_path / "data", [], "the proof needs its test digits"
         ),
-        lambda: datasets.provide("mnist", tmp_path / "data", True, print),
+        lambda: known.provide("mnist", tmp_path / "data", True, print),
     ):
-        with pytest.raises(datasets.NotFound) as refusal:
+        with pytest.raises(known.NotFound) as refusal:
             find()
         assert f"{told};" in str(refusal.value)
 
 
 def test_files_of_another_data_set_with_the_same_names_are_not_taken_for_it(tmp_path, mnist):
     put(tmp_path / "FashionMNIST" / "raw", {name: content[:-1] for name, content in mnist.items()})
-    assert datasets.elsewhere(tmp_path) is None
+    assert known.elsewhere(tmp_path) is None

@@ -14,14 +14,14 @@ import pytest
 from digits import published, put
 from ranks import run_processes
 
-from distmnist.data import datasets, idx
-from distmnist.data.datasets import DatasetFacts
+from distmnist.data import idx, known
+from distmnist.data.dataset import DatasetFacts
 
 IMAGES = "train-images-idx3-ubyte"
 
 
 def arriving(files, during=lambda: None):
-    """Stands in for `datasets.download`: the files arrive where it is told, as torchvision leaves them.
+    """Stands in for `known.download`: the files arrive where it is told, as torchvision leaves them.
 
     during: called when one of them is still missing.
     """
@@ -40,9 +40,9 @@ def listing(folder):
 
 
 def test_files_that_are_there_are_not_downloaded(tmp_path, mnist, monkeypatch):
-    monkeypatch.setattr(datasets, "download", lambda scratch: pytest.fail("downloads"))
+    monkeypatch.setattr(known, "download", lambda scratch: pytest.fail("downloads"))
     put(tmp_path, mnist)
-    assert datasets.fetch(tmp_path, print) is None
+    assert known.fetch(tmp_path, print) is None
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -51,19 +51,19 @@ def test_a_download_appears_under_its_names_only_when_it_is_whole(tmp_path, mnis
     if exists:
         target.mkdir()
     seen = []
-    monkeypatch.setattr(datasets, "download", arriving(mnist, lambda: seen.append(datasets.find(target))))
+    monkeypatch.setattr(known, "download", arriving(mnist, lambda: seen.append(known.find(target))))
     said = []
-    assert datasets.fetch(target, said.append) is None
+    assert known.fetch(target, said.append) is None
     assert seen == [None]
-    assert datasets.load("mnist", target).name == "mnist"
+    assert known.load("mnist", target).name == "mnist"
     assert listing(tmp_path) == [f"data/MNIST/raw/{name}" for name in sorted(mnist)]
     assert str(target) in said[0]
 
 
 def test_a_download_that_is_damaged_leaves_no_file_of_the_set_behind(tmp_path, mnist, monkeypatch):
     damaged = {**mnist, "t10k-labels-idx1-ubyte": b"<html>503</html>"}
-    monkeypatch.setattr(datasets, "download", arriving(damaged))
-    reason = datasets.fetch(tmp_path / "data", print)
+    monkeypatch.setattr(known, "download", arriving(damaged))
+    reason = known.fetch(tmp_path / "data", print)
     assert reason.startswith("the download is damaged: t10k-labels-idx1-ubyte is not the IDX file")
     assert list(tmp_path.iterdir()) == []
 
@@ -74,17 +74,17 @@ def test_a_download_that_fails_gives_its_reason_and_leaves_nothing(tmp_path, mon
         put(scratch / "MNIST" / "raw", {"train-images-idx3-ubyte.gz": b"half"})
         return "the mirrors are down"
 
-    monkeypatch.setattr(datasets, "download", break_off)
+    monkeypatch.setattr(known, "download", break_off)
     directory = tmp_path / "data"
     if exists:
         directory.mkdir()
-    assert datasets.fetch(directory, print) == "the download failed: the mirrors are down"
+    assert known.fetch(directory, print) == "the download failed: the mirrors are down"
     assert list(tmp_path.rglob("*")) == [directory] * exists
-    assert datasets.load_or_sample("mnist", directory, chosen=False).name == "mnist-sample"
-    with pytest.raises(datasets.NotFound, match=f"no MNIST in {directory}: .*--data sample"):
-        datasets.load_or_sample("mnist", directory, chosen=True)
-    with pytest.raises(datasets.NotFound, match=f"no MNIST in {directory}: the download failed: .*--data sample"):
-        datasets.provide("mnist", directory, True, print)
+    assert known.load_or_sample("mnist", directory, chosen=False).name == "mnist-sample"
+    with pytest.raises(known.NotFound, match=f"no MNIST in {directory}: .*--data sample"):
+        known.load_or_sample("mnist", directory, chosen=True)
+    with pytest.raises(known.NotFound, match=f"no MNIST in {directory}: the download failed: .*--data sample"):
+        known.provide("mnist", directory, True, print)
 
 
 def fetch_slowly(directory, journal, files):
@@ -98,11 +98,11 @@ def fetch_slowly(directory, journal, files):
             time.sleep(0.01)
         time.sleep(0.3)  # it now waits at the lock, or downloads too
 
-    datasets.download = arriving(files, wait_for_the_other)
+    known.download = arriving(files, wait_for_the_other)
     with journal.open("a") as file:
         file.write("start\n")
-    reason = datasets.fetch(directory, lambda line: None)
-    return reason, datasets.load("mnist", directory).name
+    reason = known.fetch(directory, lambda line: None)
+    return reason, known.load("mnist", directory).name
 
 
 def test_of_two_processes_at_once_one_downloads_and_both_have_the_files(tmp_path, mnist):
@@ -123,12 +123,12 @@ def test_of_two_processes_at_once_one_downloads_and_both_have_the_files(tmp_path
     ],
 )
 def test_where_nothing_may_be_downloaded_nothing_is_and_nothing_is_made(tmp_path, monkeypatch, mnist, below, told):
-    monkeypatch.setattr(datasets, "download", lambda scratch: pytest.fail("downloads"))
+    monkeypatch.setattr(known, "download", lambda scratch: pytest.fail("downloads"))
     (tmp_path / "file").write_text("a file")
     put(tmp_path / "photographs/holiday", {"beach.jpg": b"sun"})
     put(tmp_path / "torchvision/FashionMNIST/raw", {IMAGES: mnist[IMAGES]})
     before = sorted(tmp_path.rglob("*"))
-    assert told in datasets.fetch(tmp_path / below, print)
+    assert told in known.fetch(tmp_path / below, print)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -137,15 +137,15 @@ def test_a_directory_that_cannot_be_written_is_a_reason(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.mkdtemp", refuse)  # root may write anywhere
-    assert datasets.fetch(tmp_path / "data", print) == f"{tmp_path} cannot be written: Permission denied"
+    assert known.fetch(tmp_path / "data", print) == f"{tmp_path} cannot be written: Permission denied"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_of_hidden_files_and_empty_folders_is_downloaded_into(tmp_path, mnist, monkeypatch):
     put(tmp_path, {".gitignore": b"*", ".download.lock": b""})
     (tmp_path / "MNIST/raw").mkdir(parents=True)
-    monkeypatch.setattr(datasets, "download", arriving({**mnist, f"{IMAGES}.gz": b"as torchvision leaves it"}))
-    assert datasets.fetch(tmp_path, print) is None
+    monkeypatch.setattr(known, "download", arriving({**mnist, f"{IMAGES}.gz": b"as torchvision leaves it"}))
+    assert known.fetch(tmp_path, print) is None
     assert listing(tmp_path) == sorted([".download.lock", ".gitignore", *(f"MNIST/raw/{name}" for name in mnist)])
 
 
@@ -156,8 +156,8 @@ def test_what_a_killed_download_has_left_is_cleared_away_by_the_next(tmp_path, m
         directory.mkdir()
     left = (directory if exists else tmp_path) / ".data.download-killed/data/MNIST/raw"
     put(left, {IMAGES: b"half"})
-    monkeypatch.setattr(datasets, "download", arriving(mnist))
-    assert datasets.fetch(directory, print) is None
+    monkeypatch.setattr(known, "download", arriving(mnist))
+    assert known.fetch(directory, print) is None
     assert listing(tmp_path) == [f"data/MNIST/raw/{name}" for name in sorted(mnist)]
     assert not [path for path in tmp_path.rglob(".*")]
 
@@ -171,7 +171,7 @@ def test_a_kill_between_any_two_steps_of_the_download_leaves_all_of_the_set_or_n
     tmp_path, mnist, monkeypatch, exists
 ):
     """A part of it would be refused for ever, as a set that lacks files."""
-    monkeypatch.setattr(datasets, "download", arriving(mnist))
+    monkeypatch.setattr(known, "download", arriving(mnist))
     for number in range(1, 20):
         directory = tmp_path / str(number) / "data"
         (directory if exists else directory.parent).mkdir(parents=True)
@@ -189,13 +189,13 @@ def test_a_kill_between_any_two_steps_of_the_download_leaves_all_of_the_set_or_n
             for name in ("rename", "mkdir", "rmdir", "unlink"):
                 deadly.setattr("os." + name, count(getattr(os, name)))
             try:
-                datasets.fetch(directory, print)
+                known.fetch(directory, print)
             except Killed:
                 killed = True
             else:
                 killed = False
-        assert datasets.find(directory) in (None, {name: directory / "MNIST/raw" / name for name in mnist})
-        assert datasets.fetch(directory, print) is None and datasets.load("mnist", directory).name == "mnist"
+        assert known.find(directory) in (None, {name: directory / "MNIST/raw" / name for name in mnist})
+        assert known.fetch(directory, print) is None and known.load("mnist", directory).name == "mnist"
         if not killed:
             assert number > 3
             return
@@ -220,14 +220,14 @@ def test_torchvision_downloads_what_the_mirror_serves(tmp_path, mnist, monkeypat
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         monkeypatch.setattr(MNIST, "resources", [(f"{name}.gz", None) for name in mnist])
-        assert datasets.fetch(tmp_path / "data", print) is None
+        assert known.fetch(tmp_path / "data", print) is None
         server.shutdown()
-    assert datasets.load("mnist", tmp_path / "data").describe() == DatasetFacts("mnist", 30, 20)
+    assert known.load("mnist", tmp_path / "data").describe() == DatasetFacts("mnist", 30, 20)
 
 
 def test_mirrors_that_refuse_are_a_reason_in_one_line(tmp_path):
     """The tests' proxy refuses every connection."""
-    reason = datasets.download(tmp_path)
+    reason = known.download(tmp_path)
     assert "refused" in reason and "\n" not in reason
 
 
@@ -249,7 +249,7 @@ def test_a_mirror_gets_ten_seconds_at_most_and_any_failure_is_a_reason_in_one_li
         raise error
 
     monkeypatch.setattr("torchvision.datasets.MNIST", fail)
-    assert datasets.download(tmp_path) == reason
+    assert known.download(tmp_path) == reason
     assert 0 < 2 * limits[0] <= 10  # https, then http
     assert socket.getdefaulttimeout() is None
 
@@ -257,10 +257,10 @@ def test_a_mirror_gets_ten_seconds_at_most_and_any_failure_is_a_reason_in_one_li
 def test_torchvision_is_not_imported_when_there_is_nothing_to_download(tmp_path, mnist):
     put(tmp_path, mnist)
     code = (
-        "import json, sys; from pathlib import Path; from distmnist.data import datasets, idx\n"
+        "import json, sys; from pathlib import Path; from distmnist.data import known, idx\n"
         "idx.FILES = {name: (tuple(shape), md5) for name, (shape, md5) in json.loads(sys.argv[2]).items()}\n"
-        "assert datasets.fetch(Path(sys.argv[1]), print) is None\n"
-        "print(datasets.load('mnist', Path(sys.argv[1])).name, 'torchvision' in sys.modules)"
+        "assert known.fetch(Path(sys.argv[1]), print) is None\n"
+        "print(known.load('mnist', Path(sys.argv[1])).name, 'torchvision' in sys.modules)"
     )
     table = json.dumps(published(mnist))
     done = subprocess.run([sys.executable, "-c", code, tmp_path, table], capture_output=True, text=True, check=True)

@@ -5,7 +5,7 @@ import torch
 from digits import random_digits
 
 from distmnist.data import loader
-from distmnist.data.datasets import Digits
+from distmnist.data.dataset import Digits
 from distmnist.data.loader import load
 from distmnist.data.sampler import GlobalBatchSampler
 

@@ -15,7 +15,7 @@ from ranks import end_processes
 
 from benchmarks.faults import FAIL, FREEZE, HANG, HANG_IN_C, MOMENTS, Fault, Witness, strike
 from distmnist import train
-from distmnist.data import datasets
+from distmnist.data import known
 from distmnist.distributed import rendezvous
 from distmnist.distributed.heartbeat import Heartbeat
 from distmnist.runs import job
@@ -59,7 +59,7 @@ HANGS = [
 def prepare(folder: Path) -> None:
     """This process is about to run the command in `folder`, on a few digits."""
     os.chdir(folder)
-    datasets.fetch, datasets.load = lambda directory, say: None, lambda name, directory: few_digits()
+    known.fetch, known.load = lambda directory, say: None, lambda name, directory: few_digits()
 
 
 def run_with(folder: Path, fault: Fault, *more: str) -> int:
@@ -112,7 +112,7 @@ def download(folder: Path, seconds: float, limit: float) -> int:
     """The command; the download takes so long, and may take as long as `limit`."""
     prepare(folder)
     job.DOWNLOAD_SECONDS = limit
-    datasets.fetch = lambda directory, say: time.sleep(seconds)
+    known.fetch = lambda directory, say: time.sleep(seconds)
     return train.main([*SMALL, "--max-steps=3"])
 
 

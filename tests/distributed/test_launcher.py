@@ -11,7 +11,8 @@ from ranks import end_processes, free_port
 
 from distmnist import train
 from distmnist.commandline import answer
-from distmnist.data import datasets
+from distmnist.data import known
+from distmnist.data.dataset import hold_out
 from distmnist.distributed.failure import describe
 from distmnist.distributed.launcher import name_process, parent_process, process_started
 from distmnist.distributed.world import join
@@ -75,7 +76,7 @@ def test_a_command_that_was_started_alone_speaks_whatever_a_launcher_has_left_be
 
 def command(folder, *arguments):
     os.chdir(folder)
-    datasets.fetch = lambda directory, say: None
+    known.fetch = lambda directory, say: None
     return train.main([*SMALL, "--output=run", "--timeout=3", *arguments])
 
 
@@ -148,9 +149,9 @@ def test_what_another_rank_has_printed_is_not_printed_again(capsys, error, code)
 
 def test_an_error_of_python_is_told_with_its_type_and_place():
     try:
-        datasets.hold_out(None, 0.5)
+        hold_out(None, 0.5)
     except TypeError as error:
-        assert describe(error).startswith("TypeError: ") and "(datasets.py:" in describe(error)
+        assert describe(error).startswith("TypeError: ") and "(dataset.py:" in describe(error)
 
 
 def test_a_process_is_known_by_its_number_and_its_start():

@@ -21,9 +21,9 @@ from torch import nn
 from benchmarks.damage import made_up
 from distmnist.checkpoint import source, storage
 from distmnist.checkpoint.record import ModelResult
-from distmnist.data import datasets
-from distmnist.data.datasets import DatasetFacts, normalise
-from distmnist.models import published
+from distmnist.data import known
+from distmnist.data.dataset import MEAN, STD, DatasetFacts, normalise
+from distmnist.models import build
 from export import __main__ as command
 from export import predict, provenance, torchscript
 from export.opsets import OPSETS
@@ -55,7 +55,7 @@ def test_an_export_holds_the_promised_files(exported: Path) -> None:
 
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_onnx_answers_as_the_net_for_any_batch(trained_run: Path, exported: Path, net: str) -> None:
-    trained, images = net_of(trained_run, net), normalise(datasets.load_sample().test.images[:65])
+    trained, images = net_of(trained_run, net), normalise(known.load_sample().test.images[:65])
     session = onnxruntime.InferenceSession(exported / f"{net}.onnx")
     assert [(i.name, i.shape, i.type) for i in session.get_inputs()] == [
         ("input", ["batch", 1, 28, 28], "tensor(float)")
@@ -67,7 +67,7 @@ def test_onnx_answers_as_the_net_for_any_batch(trained_run: Path, exported: Path
 
 
 def test_pixels_go_in_raw_and_a_decision_comes_out(trained_run: Path, exported: Path) -> None:
-    trained, pixels = net_of(trained_run, "cnn"), datasets.load_sample().test.images[:65]
+    trained, pixels = net_of(trained_run, "cnn"), known.load_sample().test.images[:65]
     session = onnxruntime.InferenceSession(exported / "cnn.pixels.onnx")
     probabilities, label = session.run(["probabilities", "label"], {"pixels": pixels.numpy()})
     expected = trained.net(normalise(pixels)).softmax(1)
@@ -77,7 +77,7 @@ def test_pixels_go_in_raw_and_a_decision_comes_out(trained_run: Path, exported: 
 
 
 def test_torchscript_needs_torch_alone(trained_run: Path, exported: Path, tmp_path: Path) -> None:
-    images = normalise(datasets.load_sample().test.images[:7])
+    images = normalise(known.load_sample().test.images[:7])
     torch.save(images, tmp_path / "images.pt")
     program = (
         "import sys, torch; m = torch.jit.load(sys.argv[1]); x = torch.load(sys.argv[2]);"
@@ -135,7 +135,7 @@ def test_provenance_travels_in_the_file(trained_run: Path, exported: Path) -> No
     assert float(said["test_accuracy"]) == checkpoint.result.test_accuracy
     assert json.loads(said["training_options"]) == checkpoint.config
     assert json.loads(said["dataset"])["name"] == "mnist-sample"
-    assert (said["model"], float(said["mean"]), float(said["std"])) == ("cnn", datasets.MEAN, datasets.STD)
+    assert (said["model"], float(said["mean"]), float(said["std"])) == ("cnn", MEAN, STD)
     assert said.keys().isdisjoint({"trained_at", "trained_with"})  # this checkpoint does not say
 
 
@@ -182,8 +182,8 @@ class Normed(nn.Module):
 
 
 def test_a_third_net_is_exported_without_a_change_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(published.MODELS, "normed", Normed)
-    net = published.build_model("normed")
+    monkeypatch.setitem(build.MODELS, "normed", Normed)
+    net = build.build_model("normed")
     net(torch.randn(64, 1, 28, 28))  # moves the running statistics
     save_checkpoint(tmp_path / "normed.pt", "normed", net)
     assert command.main([str(tmp_path / "normed.pt")]) == 0
@@ -196,7 +196,7 @@ def save_checkpoint(path: Path, name: str, net: nn.Module, **other) -> None:
     own = {
         "model": net.state_dict(),
         "config": {"model": name, "activation": "relu", "dropout": 0.0},
-        "dataset": datasets.load_sample().describe(),
+        "dataset": known.load_sample().describe(),
     }
     path.write_bytes(storage.to_bytes(dataclasses.replace(made_up(1), **own | other)))
 
@@ -205,7 +205,7 @@ def test_an_unfinished_net_is_exported_and_said_to_be_so(tmp_path: Path, capsys:
     save_checkpoint(
         tmp_path / "last.pt",
         "mlp",
-        published.build_model("mlp", activation="gelu"),
+        build.build_model("mlp", activation="gelu"),
         config={"model": "mlp", "activation": "gelu", "dropout": 0.5},
     )
     assert command.main([str(tmp_path / "last.pt")]) == 0
@@ -248,7 +248,7 @@ def test_the_data_of_a_run_are_found_from_any_directory_and_nothing_is_left_ther
     monkeypatch.delenv("DISTMNIST_DATA", raising=False)
     run, digits = tmp_path / "run", put(tmp_path / "digits", mnist)
     (run / "mlp").mkdir(parents=True)
-    save_checkpoint(run / "mlp/last.pt", "mlp", published.build_model("mlp"), dataset=DatasetFacts("mnist", 30, 20))
+    save_checkpoint(run / "mlp/last.pt", "mlp", build.build_model("mlp"), dataset=DatasetFacts("mnist", 30, 20))
     (run / "config.json").write_text(json.dumps({"given": {"data_dir": str(digits)}, "options": {}}))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -278,7 +278,7 @@ def test_without_the_digits_of_the_run_there_is_no_proof(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DISTMNIST_DATA", raising=False)
     of = DatasetFacts("mnist", 60_000, 10_000)
-    save_checkpoint(tmp_path / "last.pt", "mlp", published.build_model("mlp"), dataset=of)
+    save_checkpoint(tmp_path / "last.pt", "mlp", build.build_model("mlp"), dataset=of)
     assert command.main([str(tmp_path / "last.pt")]) == 2
     assert "no mnist in data: the proof needs its test digits" in capsys.readouterr().err
     assert not (tmp_path / "export").exists()
@@ -294,7 +294,7 @@ class Payload:
 
 def test_no_code_in_a_snapshot_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     trap = tmp_path / "sprung"
-    save_checkpoint(tmp_path / "evil.pt", "mlp", published.build_model("mlp"), config=Payload(trap))
+    save_checkpoint(tmp_path / "evil.pt", "mlp", build.build_model("mlp"), config=Payload(trap))
     with zipfile.ZipFile(tmp_path / "evil.pt") as archive:  # the payload does go off where pickle is trusted
         name = next(entry for entry in archive.namelist() if entry.endswith("data.pkl"))
         assert b"touch" in archive.read(name)
@@ -321,10 +321,10 @@ def bomb(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "damaged or no checkpoint"),
         (lambda path: path.write_bytes(pickle.dumps({"model": 1})), "damaged or no checkpoint"),
         (lambda path: save_checkpoint(path, "mlp", nn.Identity()), "the weights do not fit"),
-        (lambda path: save_checkpoint(path, "vgg", published.build_model("mlp")), "distmnist.models has mlp, cnn"),
-        (lambda path: save_checkpoint(path, "cnn", published.build_model("mlp")), "the weights do not fit"),
+        (lambda path: save_checkpoint(path, "vgg", build.build_model("mlp")), "distmnist.models has mlp, cnn"),
+        (lambda path: save_checkpoint(path, "cnn", build.build_model("mlp")), "the weights do not fit"),
         (
-            lambda path: save_checkpoint(path, "mlp", published.build_model("mlp"), config=[1]),
+            lambda path: save_checkpoint(path, "mlp", build.build_model("mlp"), config=[1]),
             "no checkpoint of distmnist",
         ),
         (lambda path: save_checkpoint(path, "mlp", broken_net()), "fc1.bias is not finite"),
@@ -332,14 +332,14 @@ def bomb(path: Path) -> None:
             lambda path: save_checkpoint(
                 path,
                 "mlp",
-                published.build_model("mlp"),
+                build.build_model("mlp"),
                 result=dataclasses.replace(fit_result(), weights_sha256="0" * 64),
             ),
             "contradicts itself",
         ),
         (
             lambda path: save_checkpoint(
-                path, "mlp", published.build_model("mlp"), config={"model": "mlp", "activation": "boolean_dispatch"}
+                path, "mlp", build.build_model("mlp"), config={"model": "mlp", "activation": "boolean_dispatch"}
             ),
             "which no net has",
         ),
@@ -357,7 +357,7 @@ def test_a_hostile_checkpoint_is_one_line_and_2(spoil, message: str, tmp_path: P
 
 
 def broken_net() -> nn.Module:
-    net = published.build_model("mlp")
+    net = build.build_model("mlp")
     nn.init.constant_(net.fc1.bias, float("nan"))
     return net
 

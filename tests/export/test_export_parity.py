@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from benchmarks.damage import made_up
 from distmnist.checkpoint import source, storage
 from distmnist.checkpoint.source import Trained
-from distmnist.data.datasets import load_sample
+from distmnist.data.known import load_sample
 from export import __main__ as command
 from export import folder, gate, job, onnx_file, parity, provenance, reference, torchscript
 

@@ -12,7 +12,7 @@ from distmnist.distributed.world import World
 from distmnist.fast import gradients
 from distmnist.fast.gradients import build_fast_gradients, differentiate
 from distmnist.fast.shared_memory import SharedMemory
-from distmnist.models.published import build_model
+from distmnist.models.build import build_model
 
 
 def test_differentiating_gives_the_bits_of_torchs_backward_and_grad_and_nothing_is_kept():

@@ -6,7 +6,8 @@ from digits import random_digits
 from torch.nn import functional
 
 from distmnist.fast.forward import FunctionalMLP, OneDNNCNN, select_forward
-from distmnist.models.published import FullyConnectedNN, build_model
+from distmnist.models.build import build_model
+from distmnist.models.mlp import FullyConnectedNN
 from distmnist.training.precision import Precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -13,7 +13,7 @@ from distmnist.distributed.world import World
 from distmnist.errors import RunError
 from distmnist.fast import gradients, shared_memory
 from distmnist.fast.shared_memory import share_memory
-from distmnist.models.published import build_model
+from distmnist.models.build import build_model
 
 ROUNDS = 20
 

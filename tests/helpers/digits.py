@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distmnist.data.datasets import Dataset, Digits, load_sample
+from distmnist.data.dataset import Dataset, Digits
+from distmnist.data.known import load_sample
 
 
 def few_digits(train: int = 300, test: int = 120) -> Dataset:

@@ -17,8 +17,8 @@ from hooks import Keep
 
 from distmnist.checkpoint import storage
 from distmnist.config import TrainConfig
-from distmnist.data import datasets
-from distmnist.data.datasets import Dataset
+from distmnist.data import known
+from distmnist.data.dataset import Dataset
 from distmnist.training.trainer import fit
 from export import __main__ as command
 from export import onnx_file, parity
@@ -66,8 +66,8 @@ def trained_run(shared_folder: Path) -> Path:
     run = shared_folder / "run"
     with FileLock(shared_folder / "run.lock"):
         if not run.exists():
-            train(shared_folder / "training", datasets.load_sample(), model="mlp", epochs=2)
-            train(shared_folder / "training", datasets.load_sample(), model="cnn", epochs=3)
+            train(shared_folder / "training", known.load_sample(), model="mlp", epochs=2)
+            train(shared_folder / "training", known.load_sample(), model="cnn", epochs=3)
             (shared_folder / "training").rename(run)
     return run
 
@@ -115,5 +115,5 @@ def predictor(exported: Path) -> Predictor:
 @pytest.fixture(scope="session")
 def sample_digits() -> tuple[np.ndarray, np.ndarray]:
     """The sample's test digits: uint8 [1000, 28, 28], and their labels."""
-    test = datasets.load_sample().test
+    test = known.load_sample().test
     return test.images.numpy(), test.labels.numpy()

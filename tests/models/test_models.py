@@ -6,9 +6,11 @@ from digits import random_digits
 from torch.nn import functional
 
 from distmnist.config import ACTIVATIONS, MODEL_NAMES, resolve
-from distmnist.data.datasets import normalise
+from distmnist.data.dataset import normalise
 from distmnist.errors import UsageError
-from distmnist.models.published import CNN, MODELS, FullyConnectedNN, build_model
+from distmnist.models.build import MODELS, build_model
+from distmnist.models.cnn import CNN
+from distmnist.models.mlp import FullyConnectedNN
 
 PUBLISHED = {
     "mlp": {

@@ -15,7 +15,8 @@ import pytest
 from made_up import change, made_up, study, sweep
 
 from distmnist.checkpoint import storage
-from distmnist.data import datasets
+from distmnist.data import known
+from distmnist.data.dataset import Digits
 from distmnist.errors import UsageError
 from distmnist.report import answers, comparison, reading
 from distmnist.report import page as pages
@@ -189,7 +190,7 @@ def test_different_options_are_different_rows_named_by_what_differs(finished: Pa
 
 
 def test_the_nets_answers_are_counted_as_a_loop_would(finished: Path):
-    run, test = reading.read_run(finished), datasets.load_sample().test
+    run, test = reading.read_run(finished), known.load_sample().test
     mlp, cnn = (answers.show(run.nets[name], test) for name in ("mlp", "cnn"))
     assert (mlp.read_otherwise, cnn.read_otherwise) == (0, 0)
     pairs = [(int(a == y), int(b == y)) for a, b, y in zip(mlp.net.predictions, cnn.net.predictions, mlp.net.labels)]  # noqa: B905
@@ -304,9 +305,9 @@ def test_damage_is_a_line_and_nothing_is_written(told: str, copy: Path, capsys):
 
 
 def test_predictions_of_another_net_or_of_other_digits_are_refused(copy: Path):
-    test, net = datasets.load_sample().test, reading.read_run(copy).nets["mlp"]
+    test, net = known.load_sample().test, reading.read_run(copy).nets["mlp"]
     with pytest.raises(UsageError, match="not about these test digits"):
-        answers.show(net, datasets.Digits(test.images, test.labels.flip(0)))
+        answers.show(net, Digits(test.images, test.labels.flip(0)))
     checkpoint = storage.load(copy / "mlp/last.pt")
     for tensor in checkpoint.model.values():
         tensor.neg_()

@@ -13,8 +13,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from distmnist.config import ACTIVATIONS
-from distmnist.data.datasets import MEAN, STD, load_sample, normalise
-from distmnist.models.published import MODELS, build_model
+from distmnist.data.dataset import MEAN, STD, normalise
+from distmnist.data.known import load_sample
+from distmnist.models.build import MODELS, build_model
 from export import predict
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="runs the page's JavaScript under node: not here")

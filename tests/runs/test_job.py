@@ -16,9 +16,10 @@ from distmnist import plots, train
 from distmnist.checkpoint.record import ModelResult
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.console import Log, Silence
-from distmnist.data import datasets
+from distmnist.data import known
+from distmnist.data.dataset import Dataset
 from distmnist.machine import processor
-from distmnist.models.published import MODELS
+from distmnist.models.build import MODELS
 from distmnist.runs import summary
 from distmnist.runs.rundir import RunDirectory
 
@@ -107,7 +108,7 @@ def table_of(name):
         images_per_second=12_345.0,
         weights_sha256="",
     )
-    return summary.table(datasets.Dataset(name, "", dataset.train, dataset.test), {"mlp": figure, "cnn": figure})
+    return summary.table(Dataset(name, "", dataset.train, dataset.test), {"mlp": figure, "cnn": figure})
 
 
 def test_the_published_figures_stand_beside_those_of_mnist_and_never_beside_those_of_the_sample():
@@ -133,7 +134,7 @@ def test_a_bar_is_shown_on_a_terminal_by_rank_0_alone(monkeypatch, capsys):
 
 def test_the_sample_is_trained_on_loudly_when_the_download_fails(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets, "download", lambda scratch: "the mirrors are down")
+    monkeypatch.setattr(known, "download", lambda scratch: "the mirrors are down")
     assert train.main(["--model=mlp", "--max-steps=2", "--output=a"]) == 0
     out, err = capsys.readouterr()
     (line,) = err.splitlines()

@@ -12,7 +12,7 @@ from digits import few_digits, put
 from ranks import run_processes
 
 from distmnist import train
-from distmnist.data import datasets
+from distmnist.data import known
 from distmnist.runs import job
 
 SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--timeout=30", "--threads=1")
@@ -21,8 +21,8 @@ SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--timeout
 def command(folder, *arguments, last=(), prepare=None):
     """`train.main` on this rank, on a few digits; `last`: what the last rank is told besides."""
     os.chdir(folder)
-    datasets.fetch = lambda directory, say: None
-    datasets.load = lambda name, directory: few_digits()
+    known.fetch = lambda directory, say: None
+    known.load = lambda name, directory: few_digits()
     is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
     if prepare:
         prepare(is_last)
@@ -93,7 +93,7 @@ def note_directory(_):
         Path(f"loaded-{os.environ['RANK']}").write_text(str(directory))
         return few_digits()
 
-    datasets.load = load
+    known.load = load
 
 
 def test_each_node_reads_its_digits_where_it_was_told_to(tmp_path):
@@ -133,14 +133,14 @@ def test_more_processes_than_gpus_and_no_gpu_at_all_are_refused(tmp_path, prepar
 
 def real_data(_):
     """Takes the reader back that `command` has replaced."""
-    datasets.fetch, datasets.load = real_fetch, real_load
+    known.fetch, known.load = real_fetch, real_load
 
 
-real_fetch, real_load = datasets.fetch, datasets.load
+real_fetch, real_load = known.fetch, known.load
 
 
 def test_a_damaged_file_is_refused_once(tmp_path):
-    put(tmp_path / "data", {name: b"\0\0\x08\3" for name in datasets.idx.FILES})
+    put(tmp_path / "data", {name: b"\0\0\x08\3" for name in known.idx.FILES})
     line = refusal(run_processes(command_with, 2, real_data, [], tmp_path, *SMALL))
     assert "data/t" in line and "bytes" in line
 

@@ -12,7 +12,7 @@ from digits import few_digits
 from one_run import SMALL, contents, figures, refusal
 
 from distmnist.checkpoint import storage
-from distmnist.data import datasets
+from distmnist.data import known
 from distmnist.recipes import RECIPES
 from distmnist.runs import rundir
 from distmnist.runs.rundir import RunDirectory
@@ -213,6 +213,6 @@ def test_a_run_whose_newest_snapshot_is_damaged_goes_on_from_the_one_before_and_
 
 def test_resuming_on_other_digits_is_refused(command, monkeypatch):
     command(*SMALL, "--output=a", "--max-steps=2")
-    monkeypatch.setattr(datasets, "load", lambda name, directory: few_digits(train=299))
+    monkeypatch.setattr(known, "load", lambda name, directory: few_digits(train=299))
     code, _, err = command("--resume", "--output=a", "--max-steps=4")
     assert code == 2 and len(err) == 1 and "choose the right --data-dir" in err[0]

@@ -17,7 +17,7 @@ from members import MNIST, SAMPLE, figures
 
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
-from distmnist.data import datasets
+from distmnist.data import known
 from distmnist.runs import pool
 from distmnist.study import __main__ as study
 
@@ -29,11 +29,11 @@ POOR, GOOD = {"wrong": range(40), "loss": 0.3}, {"wrong": range(4), "loss": 0.1}
 def command(monkeypatch, tmp_path, capsys, digits):
     """Runs the study in an empty directory on a few digits, called `name`; no process may be started."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets, "fetch", lambda directory, say: None)
+    monkeypatch.setattr(known, "fetch", lambda directory, say: None)
     monkeypatch.setattr(pool, "start", lambda *_: pytest.fail("a run was started"))
 
     def run(*arguments, name="mnist-sample"):
-        monkeypatch.setattr(datasets, "load", lambda *_: type(digits)(name, "", digits.train, digits.test))
+        monkeypatch.setattr(known, "load", lambda *_: type(digits)(name, "", digits.train, digits.test))
         code = study.main(["--output=a", *arguments])
         out, err = capsys.readouterr()
         return code, out, err

@@ -13,7 +13,7 @@ from members import MNIST, SAMPLE, figures
 
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
-from distmnist.data import datasets
+from distmnist.data import known
 from distmnist.runs import pool
 from distmnist.runs.records import Spread, Trial
 from distmnist.sweep import __main__ as sweep
@@ -101,11 +101,11 @@ def test_the_winner_is_the_fastest_within_one_standard_error_of_the_best():
 def command(monkeypatch, tmp_path, capsys, digits):
     """Runs the sweep in an empty directory on a few digits, called `name`; no process may be started."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets, "fetch", lambda directory, say: None)
+    monkeypatch.setattr(known, "fetch", lambda directory, say: None)
     monkeypatch.setattr(pool, "start", lambda *_: pytest.fail("a run was started"))
 
     def run(*arguments, name="mnist-sample"):
-        monkeypatch.setattr(datasets, "load", lambda *_: type(digits)(name, "", digits.train, digits.test))
+        monkeypatch.setattr(known, "load", lambda *_: type(digits)(name, "", digits.train, digits.test))
         code = sweep.main(["--output=a", *arguments])
         out, err = capsys.readouterr()
         return code, out, err

@@ -8,7 +8,7 @@ from ranks import run_ranks
 from torch import nn
 
 from distmnist.distributed.world import World
-from distmnist.models.published import build_model
+from distmnist.models.build import build_model
 from distmnist.training.evaluation import Evaluation, evaluate
 
 

@@ -8,7 +8,7 @@ from shards import BOTH, batch_gradient, build
 from torch.nn import functional
 
 from distmnist.distributed.world import World
-from distmnist.models.published import build_model
+from distmnist.models.build import build_model
 
 BATCHES = [[64, 64, 21], [5, 1, 64, 2], [1, 64, 3]]
 """Digits in each global batch: the last one smaller; some shards empty; some empty from the start."""

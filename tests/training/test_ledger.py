@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from distmnist.checkpoint.storage import from_bytes, to_bytes
 from distmnist.config import TrainConfig
-from distmnist.data import datasets
-from distmnist.data.datasets import Dataset, Digits
+from distmnist.data.dataset import MEAN, STD, Dataset, Digits
 from distmnist.data.sampler import EpochPlan
-from distmnist.models.published import MODELS
+from distmnist.models.build import MODELS
 from distmnist.training.requests import Request
 from distmnist.training.trainer import fit
 
@@ -26,7 +25,7 @@ class Ledger(nn.Module):
         nn.init.zeros_(self.columns.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.columns(images.flatten(1) * datasets.STD + datasets.MEAN)  # undoes the normalisation: 0 or 1
+        return self.columns(images.flatten(1) * STD + MEAN)  # undoes the normalisation: 0 or 1
 
 
 class Killed(Exception):

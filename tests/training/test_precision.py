@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from distmnist import machine
 from distmnist.config import TrainConfig
-from distmnist.models.published import build_model
+from distmnist.models.build import build_model
 from distmnist.training import precision
 from distmnist.training.loss import loss_sums
 from distmnist.training.optimizer import learning_rate

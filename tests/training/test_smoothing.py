@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from distmnist.config import TrainConfig
 from distmnist.distributed.world import World
-from distmnist.models.published import build_model
+from distmnist.models.build import build_model
 from distmnist.training.evaluation import evaluate
 from distmnist.training.trainer import fit
 

@@ -13,11 +13,11 @@ from torch import nn
 
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import TrainConfig
-from distmnist.data.datasets import hold_out
+from distmnist.data.dataset import hold_out
 from distmnist.data.sampler import EpochPlan
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
-from distmnist.models.published import MODELS, build_model
+from distmnist.models.build import MODELS, build_model
 from distmnist.training import progress, trainer
 from distmnist.training.evaluation import evaluate
 from distmnist.training.optimizer import learning_rate

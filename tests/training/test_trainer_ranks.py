@@ -12,7 +12,7 @@ from torch import nn
 from distmnist.config import TrainConfig
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
-from distmnist.models.published import MODELS
+from distmnist.models.build import MODELS
 from distmnist.training import trainer
 from distmnist.training.requests import Request
 from distmnist.training.trainer import fit

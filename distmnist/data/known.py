@@ -1,10 +1,6 @@
-"""Finds, reads and holds the digits: MNIST from disk or a download, or the 5,000 real digits that come along.
-
-Digits stay in memory as uint8 and are normalised a batch at a time on the device. Your data: edit this file.
-"""
+"""Finds and reads the known data sets: MNIST from disk or a download, or the 5,000 real digits that come along."""
 
 import contextlib
-import dataclasses
 import io
 import os
 import shutil
@@ -16,15 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from distmnist.config import expand
 from distmnist.data import idx
+from distmnist.data.dataset import Dataset, DatasetFacts, Digits
 from distmnist.errors import UsageError
-from distmnist.seeds import generator
-
-MEAN, STD = 0.1307, 0.3081
-"""Of MNIST's training pixels scaled to 0..1, as the published work rounds them."""
 
 MIRROR_TIMEOUT = 5.0
 """Seconds without an answer. torchvision tries each mirror over https, then over http: 10 seconds a mirror."""
@@ -37,79 +29,12 @@ LOCK_SECONDS = 1800.0
 """How long one process waits while another one downloads: 11 MB over a slow line."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Digits:
-    """images: uint8 [n, 28, 28], ink high; labels: int64 [n], 0 to 9; both on one device."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> "Digits":
-        return Digits(self.images.to(device), self.labels.to(device))
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices, int64 [b], on the digits' device -> normalised images, float32 [b, 1, 28, 28], and labels [b]."""
-        return normalise(self.images.index_select(0, indices)), self.labels.index_select(0, indices)
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetFacts:
-    """What checkpoints and summaries say of a data set: its name, and how many images it has."""
-
-    name: str
-    train: int
-    test: int
-
-    def to_json(self) -> dict[str, str | int]:
-        return dataclasses.asdict(self)
-
-    def __str__(self) -> str:
-        return f"{self.name} of {self.train:,} + {self.test:,}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """name: "mnist" or "mnist-sample"; origin: where it came from, for people."""
-
-    name: str
-    origin: str
-    train: Digits
-    test: Digits
-
-    def to(self, device: torch.device) -> "Dataset":
-        return dataclasses.replace(self, train=self.train.to(device), test=self.test.to(device))
-
-    def describe(self) -> DatasetFacts:
-        return DatasetFacts(self.name, len(self.train), len(self.test))
-
-
 def option_of(name: str) -> str:
     """The value of --data for the data set called `name` in a run. Raises UsageError: there is none."""
     for option, known in NAMES.items():
         if known == name:
             return option
     raise UsageError(f"the data set {name!r} is unknown; this distmnist has {', '.join(NAMES.values())}")
-
-
-def normalise(images: Tensor) -> Tensor:
-    """Pixels, uint8 [n, 28, 28] -> float32 [n, 1, 28, 28]: divided by 255, then by the published mean and deviation.
-
-    The same three operations, in the same order, as torchvision's ToTensor and Normalize: equal bit for bit.
-    """
-    return images.unsqueeze(1).to(torch.float32).div_(255).sub_(MEAN).div_(STD)
-
-
-def hold_out(train: Digits, fraction: float) -> tuple[Digits, Digits]:
-    """Splits `fraction` of the training digits off for validation: the same digits whatever the random seed."""
-    count = round(fraction * len(train))
-    if fraction and not 0 < count < len(train):
-        raise UsageError(f"--val-fraction {fraction} of {len(train)} training digits leaves one side empty")
-    order = torch.randperm(len(train), generator=generator("held out"))
-    held, kept = (part.sort().values.to(train.labels.device) for part in (order[:count], order[count:]))
-    return Digits(train.images[kept], train.labels[kept]), Digits(train.images[held], train.labels[held])
 
 
 class NotFound(UsageError):

@@ -46,7 +46,7 @@ def measure(name: str, job: dict[str, Any], dataset: Dataset, world: World) -> d
     seconds = time.perf_counter() - began
     net = build_model(case.net)
     net.load_state_dict(state)
-    evaluation = evaluate(net, dataset.test, world)
+    evaluation = evaluate(net, dataset.test, len(dataset.class_names), world)
     return {
         "dataset": dataset.name,
         "digits": len(digits),

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from distmnist import train
 from distmnist.checkpoint import storage
 from distmnist.data import known
-from distmnist.data.dataset import Dataset, Digits
+from distmnist.data.dataset import Dataset
 from distmnist.distributed import world
 from distmnist.runs import job
 from distmnist.training.callbacks import Callback
@@ -131,7 +131,7 @@ def draw_fault(dice: random.Random, size: int, *, exact: bool) -> Fault:
 def few_digits(name: str, directory: Path) -> Dataset:
     sample = known.load_sample()
     cut = {"train": TRAIN, "test": TEST}
-    parts = {name: Digits(*(t[:n] for t in vars(getattr(sample, name)).values())) for name, n in cut.items()}
+    parts = {name: getattr(sample, name).select(slice(n)) for name, n in cut.items()}
     return dataclasses.replace(sample, **parts)
 
 

@@ -25,7 +25,6 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from distmnist.checkpoint import source
-from distmnist.data.dataset import normalise
 from distmnist.data.known import load_sample
 from distmnist.machine import usable_cores
 from export import torchscript
@@ -86,7 +85,7 @@ def first_answer(exported: Path, model: str, rounds: int = 5) -> float:
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "digit.png"
-        Image.fromarray(load_sample().test.images[0].numpy()).save(image)
+        Image.fromarray(load_sample().test.images[0, 0].numpy()).save(image)
         for _ in range(rounds):
             began = time.perf_counter()
             command = [sys.executable, exported / "predict.py", exported / f"{model}.pixels.onnx", image]
@@ -112,7 +111,7 @@ def main() -> int:
         seconds = first_answer(given.run / "export", net.name)
         print(f"\n{net.name}, predict.py in a new process: {seconds:.2f} s")
         for batch in (1, 256):
-            images = normalise(load_sample().test.images[:batch])
+            images = load_sample().test.batch(torch.arange(batch))[0]
             found = contenders(given.run, net, images, given.threads)
             expected = found["eager"]()
             print(f"\n{net.name}, batch {batch:<4} {'p50':>25} {'p99':>10} {'images/s':>10} {'from eager':>11}")

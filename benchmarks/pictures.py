@@ -82,7 +82,7 @@ class Meter:
 
     def __init__(self, model: Path, data_dir: Path, seeds: list[int]) -> None:
         test = load("mnist", data_dir).test
-        images, labels = test.images.numpy(), test.labels.numpy()
+        images, labels = test.images.squeeze(1).numpy(), test.labels.numpy()
         self.predictor = Predictor(model, threads=1)
         said = np.concatenate([self.predictor.predict(part).argmax(1) for part in np.array_split(images, 20)])
         indices = {seed: chosen(said == labels, seed) for seed in seeds}

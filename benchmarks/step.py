@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from distmnist.config import TrainConfig
 from distmnist.data import known, loader
-from distmnist.data.dataset import Dataset, Digits
+from distmnist.data.dataset import Dataset
 from distmnist.distributed.world import World, join
 from distmnist.fast import forward, gradients
 from distmnist.fast import optimizer as fast_optimizer
@@ -94,7 +94,7 @@ VARIANTS = {
     "modules, not bare operations": Variant(replaced=(forward, "select_forward", nothing), nets=("mlp",)),
     "torch.optim.Adam(fused=True)": Variant(replaced=(fast_optimizer, "build_fused_optimizer", build_optimizer)),
     "torch.autograd's backward": Variant(replaced=(gradients, "differentiate", backward)),
-    "no digits read ahead": Variant(replaced=(loader, "READ_AHEAD", 1)),
+    "no images prefetched": Variant(replaced=(loader, "PREFETCH", 1)),
     "a message of their own for the statistics": Variant(
         replaced=(gradients, "FastDDPGradients", SeparateStats), min_ranks=2
     ),
@@ -110,7 +110,7 @@ def variants(model: str, ranks: int) -> dict[str, Variant]:
 def repeated_sample() -> Dataset:
     """The sample's training digits, five times over."""
     sample = known.load_sample()
-    train = Digits(sample.train.images.repeat(5, 1, 1), sample.train.labels.repeat(5))
+    train = sample.train.select(torch.arange(len(sample.train)).repeat(5))
     return dataclasses.replace(sample, train=train)
 
 

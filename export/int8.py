@@ -13,7 +13,7 @@ import onnx
 import torch
 from onnx import helper
 
-from distmnist.data.dataset import Digits, normalise
+from distmnist.data.dataset import LabelledImages
 from distmnist.seeds import generator
 
 from . import parity
@@ -35,13 +35,13 @@ def name(model: str) -> str:
     return f"{model}.int8.onnx"
 
 
-def make(content: bytes, train: Digits, digits: Case, truth: np.ndarray) -> tuple[bytes, Int8Figures]:
+def make(content: bytes, train: LabelledImages, digits: Case, truth: np.ndarray) -> tuple[bytes, Int8Figures]:
     """content: <model>.onnx. The quantised file, which says its own figures inside, and these figures.
 
     digits: all test digits; truth: int64 [n], what they are.
     """
     order = torch.randperm(len(train), generator=generator("int8 calibration"))
-    model = onnx.load_from_string(quantise(content, normalise(train.images[order[:CALIBRATION]]).numpy()))
+    model = onnx.load_from_string(quantise(content, train.batch(order[:CALIBRATION])[0].numpy()))
     figures = measure(model.SerializeToString(deterministic=True), digits, truth)
     said = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
     said[KEY] = json.dumps(

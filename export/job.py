@@ -108,7 +108,7 @@ def write(staged: Path, trained: Trained, metadata: dict[str, str], digits: Case
     """Every float32 file of one net, not yet proved; digits: the test digits."""
     opset, names = int(metadata["opset"]), gate.names(trained.name)
     (staged / names["logits"]).write_bytes(onnx_file.logits_model(trained.net, opset, metadata))
-    (staged / names["pixels"]).write_bytes(onnx_file.pixels_model(trained.net, opset, metadata))
+    (staged / names["pixels"]).write_bytes(onnx_file.pixels_model(trained, opset, metadata))
     if "torchscript" not in without:
         (staged / names["torchscript"]).write_bytes(torchscript.to_torchscript(trained.net))
     target = staged / trained.name / "test_data_set_0"
@@ -133,7 +133,7 @@ def write_int8(staged: Path, model: str, digits: Case, dataset: Dataset, wanted:
 
 def ask(trained: Trained, dataset: Dataset) -> list[Case]:
     """What the net says of the test digits, first, and of the probes."""
-    return [reference.ask(trained.net, "digits", dataset.test.images, is_digits=True), *reference.probes(trained.net)]
+    return [reference.ask(trained, "digits", dataset.test.images, is_digits=True), *reference.probes(trained)]
 
 
 def prove(

@@ -11,6 +11,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from distmnist.checkpoint.source import Trained
 from distmnist.data.dataset import normalise
 from distmnist.errors import RunError
 
@@ -20,13 +21,14 @@ PREFIX = "net."
 class PixelNet(nn.Module):
     """A net with the training data's own normalisation in front and the decision behind it."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, trained: Trained) -> None:
         super().__init__()
-        self.net = net
+        self.net = trained.net
+        self.mean, self.std = trained.dataset.mean[0], trained.dataset.std[0]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels, uint8 [n, 28, 28], ink high -> probabilities, float [n, 10], and labels, int64 [n]."""
-        logits = self.net(normalise(pixels))
+        logits = self.net(normalise(pixels.unsqueeze(1), self.mean, self.std))
         return logits.softmax(1), logits.argmax(1)
 
 
@@ -35,10 +37,10 @@ def logits_model(net: nn.Module, opset: int, metadata: Mapping[str, str]) -> byt
     return convert(net, torch.zeros(2, 1, 28, 28), ["input"], ["logits"], opset, metadata, net.state_dict())
 
 
-def pixels_model(net: nn.Module, opset: int, metadata: Mapping[str, str]) -> bytes:
+def pixels_model(trained: Trained, opset: int, metadata: Mapping[str, str]) -> bytes:
     """<model>.pixels.onnx: input `pixels` uint8 [batch, 28, 28]; outputs `probabilities` and `label`."""
     example, names = torch.zeros(2, 28, 28, dtype=torch.uint8), ["probabilities", "label"]
-    return convert(PixelNet(net).eval(), example, ["pixels"], names, opset, metadata, net.state_dict())
+    return convert(PixelNet(trained).eval(), example, ["pixels"], names, opset, metadata, trained.net.state_dict())
 
 
 def convert(

@@ -7,8 +7,6 @@ import torch
 
 from distmnist import __version__
 from distmnist.checkpoint.source import Trained
-from distmnist.data.dataset import MEAN, STD
-from distmnist.training.evaluation import CLASSES
 
 
 def describe(trained: Trained, opset: int) -> dict[str, str]:
@@ -18,9 +16,9 @@ def describe(trained: Trained, opset: int) -> dict[str, str]:
         "version": __version__,
         "model": trained.name,
         "weights_sha256": trained.weights_sha256,
-        "mean": repr(MEAN),
-        "std": repr(STD),
-        "class_names": json.dumps([str(digit) for digit in range(CLASSES)]),
+        "mean": repr(trained.dataset.mean[0]),
+        "std": repr(trained.dataset.std[0]),
+        "class_names": json.dumps(trained.dataset.class_names),
         "dataset": json.dumps(trained.dataset.to_json(), sort_keys=True),
         "test_accuracy": repr(trained.result.test_accuracy) if trained.result else "training was interrupted",
         "training_options": json.dumps(trained.options, sort_keys=True),

@@ -5,13 +5,11 @@ import dataclasses
 
 import numpy as np
 import torch
-from torch import nn
 
+from distmnist.checkpoint.source import Trained
 from distmnist.data.dataset import normalise
+from distmnist.models.inference import predict_logits
 from distmnist.seeds import generator
-from distmnist.training.evaluation import (
-    BATCH,  # the same batches as the run's own test: the labels are those of its accuracy
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,35 +44,39 @@ class Case:
 
 
 @torch.no_grad()
-def ask(net: nn.Module, name: str, source: torch.Tensor, is_digits: bool = False) -> Case:
-    """source: uint8 [n, 28, 28] pixels, or float32 [n, 1, 28, 28] normalised images."""
-    images = normalise(source) if source.dtype == torch.uint8 else source
-    referee = copy.deepcopy(net).double()
+def ask(trained: Trained, name: str, source: torch.Tensor, is_digits: bool = False) -> Case:
+    """source: uint8 [n, 1, 28, 28] pixels, or float32 [n, 1, 28, 28] normalised images.
+
+    In the same batches as the run's own test: the labels are those of its accuracy.
+    """
+    is_pixels = source.dtype == torch.uint8
+    images = normalise(source, trained.dataset.mean[0], trained.dataset.std[0]) if is_pixels else source
+    referee = copy.deepcopy(trained.net).double()
     return Case(
         name,
-        source.numpy() if source.dtype == torch.uint8 else None,
+        source.squeeze(1).numpy() if is_pixels else None,
         images.numpy(),
-        torch.cat([net(part) for part in images.split(BATCH)]).numpy(),
-        torch.cat([referee(part.double()) for part in images.split(BATCH)]).numpy(),
+        predict_logits(trained.net, images).numpy(),
+        predict_logits(referee, images.double()).numpy(),
         is_digits,
     )
 
 
-def probes(net: nn.Module) -> list[Case]:
+def probes(trained: Trained) -> list[Case]:
     """Images that are no digits: zeros, ones, noise and extremes, as pixels and as free numbers. Always the same."""
     draw = generator("parity probes")
-    pixels = torch.randint(0, 256, (64, 28, 28), generator=draw, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (64, 1, 28, 28), generator=draw, dtype=torch.uint8)
     board = ((torch.arange(28)[:, None] + torch.arange(28)) % 2 * 255).to(torch.uint8)
     noise = torch.randn(64, 1, 28, 28, generator=draw)
     return [
-        ask(net, "pixels 0", torch.zeros(3, 28, 28, dtype=torch.uint8)),
-        ask(net, "pixels 1", torch.ones(3, 28, 28, dtype=torch.uint8)),
-        ask(net, "pixels 255", torch.full((3, 28, 28), 255, dtype=torch.uint8)),
-        ask(net, "pixels noise", pixels),
-        ask(net, "pixels checkerboard", torch.stack([board, 255 - board])),
-        ask(net, "zeros", torch.zeros(3, 1, 28, 28)),
-        ask(net, "ones", torch.ones(3, 1, 28, 28)),
-        ask(net, "noise", noise),
-        ask(net, "noise x 1e4", noise * 1e4),
-        ask(net, "noise x 1e-30", noise * 1e-30),
+        ask(trained, "pixels 0", torch.zeros(3, 1, 28, 28, dtype=torch.uint8)),
+        ask(trained, "pixels 1", torch.ones(3, 1, 28, 28, dtype=torch.uint8)),
+        ask(trained, "pixels 255", torch.full((3, 1, 28, 28), 255, dtype=torch.uint8)),
+        ask(trained, "pixels noise", pixels),
+        ask(trained, "pixels checkerboard", torch.stack([board, 255 - board])[:, None]),
+        ask(trained, "zeros", torch.zeros(3, 1, 28, 28)),
+        ask(trained, "ones", torch.ones(3, 1, 28, 28)),
+        ask(trained, "noise", noise),
+        ask(trained, "noise x 1e4", noise * 1e4),
+        ask(trained, "noise x 1e-30", noise * 1e-30),
     ]

@@ -7,11 +7,11 @@ from torch.nn import functional
 
 from benchmarks.peers import published
 from benchmarks.peers.case import LR, Case, Run
-from distmnist.data.dataset import Digits
+from distmnist.data.dataset import LabelledImages
 from distmnist.distributed.world import World
 
 
-def prepare(case: Case, digits: Digits, _: World) -> Run:
+def prepare(case: Case, digits: LabelledImages, _: World) -> Run:
     AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision otherwise
     accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16" if case.bf16 else "no")
     torch.manual_seed(case.seed)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from distmnist.data.dataset import Digits
+from distmnist.data.dataset import LabelledImages
 from distmnist.models.build import build_model
 
 LR = 1e-3
@@ -41,9 +41,9 @@ class Case:
         return build_model(self.net, seed=self.seed)
 
 
-def cut(digits: Digits, count: int) -> Digits:
+def cut(digits: LabelledImages, count: int) -> LabelledImages:
     """The first `count` digits."""
-    return Digits(digits.images[:count], digits.labels[:count])
+    return digits.select(slice(count))
 
 
 def remainder(case: Case, count: int, batches: int) -> int:

@@ -11,7 +11,7 @@ from jax import lax
 
 from benchmarks.peers.case import LR, Case, Run
 from benchmarks.peers.layout import from_channels_last, to_channels_last
-from distmnist.data.dataset import Digits, normalise
+from distmnist.data.dataset import LabelledImages
 from distmnist.distributed.world import World
 
 OPTIMIZER = optax.adam(LR)
@@ -52,8 +52,8 @@ def epoch(state: Any, key: jax.Array, images: jax.Array, labels: jax.Array, batc
     return state
 
 
-def prepare(case: Case, digits: Digits, _: World) -> Run:
-    images = jnp.asarray(normalise(digits.images).permute(0, 2, 3, 1).numpy())
+def prepare(case: Case, digits: LabelledImages, _: World) -> Run:
+    images = jnp.asarray(digits.normalised(digits.images).permute(0, 2, 3, 1).numpy())
     labels = jnp.asarray(digits.labels.numpy().astype("int32"))
     weights = jax.tree.map(jnp.asarray, to_channels_last(case.build().state_dict()))
     state = weights, OPTIMIZER.init(weights)

@@ -7,7 +7,7 @@ from keras import layers
 
 from benchmarks.peers.case import LR, Case, Run, remainder
 from benchmarks.peers.layout import from_channels_last, to_channels_last
-from distmnist.data.dataset import Digits, normalise
+from distmnist.data.dataset import LabelledImages
 from distmnist.distributed.world import World
 
 STEPS_PER_EXECUTION = 16
@@ -32,10 +32,10 @@ def build(case: Case) -> keras.Model:
     return keras.Sequential(net)
 
 
-def prepare(case: Case, digits: Digits, _: World) -> Run:
+def prepare(case: Case, digits: LabelledImages, _: World) -> Run:
     assert keras.backend.backend() == "jax"
     keras.utils.set_random_seed(case.seed)
-    images, labels = normalise(digits.images).permute(0, 2, 3, 1).numpy(), digits.labels.numpy()
+    images, labels = digits.normalised(digits.images).permute(0, 2, 3, 1).numpy(), digits.labels.numpy()
     net = build(case)
     weights = to_channels_last(case.build().state_dict())
     net.compile(

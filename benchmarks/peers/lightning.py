@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from benchmarks.peers import published
 from benchmarks.peers.case import LR, Case, Run
-from distmnist.data.dataset import Digits
+from distmnist.data.dataset import LabelledImages
 from distmnist.distributed.world import World
 
 
@@ -26,7 +26,7 @@ class Module(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=LR)
 
 
-def prepare(case: Case, digits: Digits, _: World) -> Run:
+def prepare(case: Case, digits: LabelledImages, _: World) -> Run:
     warnings.filterwarnings("ignore", module="lightning")  # that the loader has no workers: see benchmarks/README.md
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.manual_seed(case.seed)

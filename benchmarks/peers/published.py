@@ -6,24 +6,24 @@ from torchvision import datasets, transforms
 
 from benchmarks import published_loop
 from benchmarks.peers.case import Case, Run
-from distmnist.data.dataset import MEAN, STD, Digits
+from distmnist.data.dataset import LabelledImages
 from distmnist.distributed.world import World
 
 
 class MNIST(datasets.MNIST):
     """torchvision's data set, with its own per-sample reading, over digits that are in memory already."""
 
-    def __init__(self, digits: Digits) -> None:
-        self.data, self.targets = digits.images, digits.labels
-        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
+    def __init__(self, digits: LabelledImages) -> None:
+        self.data, self.targets = digits.images.squeeze(1), digits.labels
+        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(digits.mean, digits.std)])
         self.target_transform = None
 
 
-def loader(case: Case, digits: Digits) -> DataLoader:
+def loader(case: Case, digits: LabelledImages) -> DataLoader:
     return DataLoader(MNIST(digits), batch_size=case.batch, shuffle=True)
 
 
-def prepare(case: Case, digits: Digits, _: World) -> Run:
+def prepare(case: Case, digits: LabelledImages, _: World) -> Run:
     torch.manual_seed(case.seed)
     net, batches = case.build(), loader(case, digits)
 

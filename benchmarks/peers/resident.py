@@ -4,13 +4,13 @@ import torch
 from torch.nn import functional
 
 from benchmarks.peers.case import LR, Case, Run
-from distmnist.data.dataset import Digits, normalise
+from distmnist.data.dataset import LabelledImages
 from distmnist.distributed.world import World
 
 
-def prepare(case: Case, digits: Digits, _: World) -> Run:
+def prepare(case: Case, digits: LabelledImages, _: World) -> Run:
     torch.manual_seed(case.seed)
-    images, labels = normalise(digits.images), digits.labels
+    images, labels = digits.normalised(digits.images), digits.labels
     net = case.build()
     optimizer = torch.optim.Adam(net.parameters(), lr=LR)
 

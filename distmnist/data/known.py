@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from distmnist.config import expand
 from distmnist.data import idx
-from distmnist.data.dataset import Dataset, DatasetFacts, Digits
+from distmnist.data.dataset import DIGITS, MNIST_MEAN, MNIST_STD, Dataset, DatasetFacts, LabelledImages
 from distmnist.errors import UsageError
 
 MIRROR_TIMEOUT = 5.0
@@ -230,9 +230,9 @@ def load(name: str, directory: Path) -> Dataset:
     arrays = {file: idx.read(path) for file, path in files.items()}
     folder = next(iter(files.values())).parent
     train, test = (
-        digits(arrays[f"{part}-images-idx3-ubyte"], arrays[f"{part}-labels-idx1-ubyte"]) for part in ("train", "t10k")
+        labelled(arrays[f"{part}-images-idx3-ubyte"], arrays[f"{part}-labels-idx1-ubyte"]) for part in ("train", "t10k")
     )
-    return Dataset("mnist", f"{folder}, digests verified", train, test)
+    return Dataset("mnist", f"{folder}, digests verified", train, test, DIGITS)
 
 
 def load_dataset(name: str = "mnist", directory: str | Path = "data") -> Dataset:
@@ -296,9 +296,11 @@ def _load_from(name: str, directory: Path | None, noted: Sequence[Path], purpose
 def load_sample() -> Dataset:
     """The embedded sample: 4,000 digits to train on and 1,000 to test on, all from MNIST's training set."""
     with np.load(Path(__file__).with_name("sample.npz")) as arrays:
-        train, test = (digits(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
-    return Dataset("mnist-sample", "the sample that comes with distmnist", train, test)
+        train, test = (labelled(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
+    return Dataset("mnist-sample", "the sample that comes with distmnist", train, test, DIGITS)
 
 
-def digits(images: np.ndarray, labels: np.ndarray) -> Digits:
-    return Digits(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+def labelled(images: np.ndarray, labels: np.ndarray) -> LabelledImages:
+    """images: uint8 [n, 28, 28], ink high; labels: uint8 [n]."""
+    pixels = torch.from_numpy(images).unsqueeze(1)
+    return LabelledImages(pixels, torch.from_numpy(labels.astype(np.int64)), MNIST_MEAN, MNIST_STD)

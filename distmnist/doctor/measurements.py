@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from distmnist.config import TrainConfig
-from distmnist.data.dataset import Dataset, Digits
+from distmnist.data.dataset import Dataset
 from distmnist.data.known import load_sample
 from distmnist.distributed.world import World
 from distmnist.models.build import MODELS
@@ -106,8 +106,9 @@ def digits(batch_size: int) -> Dataset:
     return Dataset(
         sample.name,
         sample.origin,
-        Digits(sample.train.images[wanted], sample.train.labels[wanted]),
-        Digits(sample.test.images[:TEST_DIGITS], sample.test.labels[:TEST_DIGITS]),
+        sample.train.select(wanted),
+        sample.test.select(slice(TEST_DIGITS)),
+        sample.class_names,
     )
 
 

@@ -9,12 +9,12 @@ from scipy import stats
 
 from distmnist.checkpoint import source
 from distmnist.checkpoint.source import Trained
-from distmnist.data.dataset import Digits
+from distmnist.data.dataset import LabelledImages
 from distmnist.errors import UsageError
+from distmnist.models.inference import BATCH
 from distmnist.report.reading import Material, Net
 from distmnist.runs.records import McNemar
 from distmnist.runs.significance import LEVEL, mcnemar
-from distmnist.training.evaluation import BATCH, CLASSES
 
 BINS = 10
 """Of equal width, as the expected calibration error is usually given (Guo et al., 2017)."""
@@ -26,7 +26,7 @@ rounding moves a digit or two of 10,000. More, and the predictions are of anothe
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """A net whose answers the page shows one by one. probabilities: float32 [n, 10]; said: its predictions' own."""
+    """A net whose answers the page shows. probabilities: float32 [n, classes]; said: those of its predictions."""
 
     net: Net
     trained: Trained
@@ -47,9 +47,10 @@ class Shown:
         return wrong[np.argsort(-self.net.losses[wrong], kind="stable")][:count].tolist()
 
     def confusion(self) -> np.ndarray:
-        """int [10, 10]: row the label, column what was said."""
-        cells = np.bincount(self.net.labels.astype(int) * CLASSES + self.net.predictions, minlength=CLASSES**2)
-        return cells.reshape(CLASSES, CLASSES)
+        """int [classes, classes]: row the label, column the prediction."""
+        classes = self.probabilities.shape[1]
+        cells = np.bincount(self.net.labels.astype(int) * classes + self.net.predictions, minlength=classes**2)
+        return cells.reshape(classes, classes)
 
     def calibration(self) -> list[dict[str, float]]:
         """The bins that hold digits: count, mean confidence, accuracy and its 95 % interval (Wilson)."""
@@ -93,7 +94,7 @@ def featured(material: Material) -> list[Net]:
 
 
 @torch.no_grad()
-def show(net: Net, test: Digits) -> Shown:
+def show(net: Net, test: LabelledImages) -> Shown:
     """Asks the trained net about every test digit. UsageError: the run's files or the digits do not belong together."""
     where = net.run / net.name
     trained = source.load(where)[0][0]

@@ -14,7 +14,7 @@ from torch import nn
 
 from distmnist import __version__, plots
 from distmnist.checkpoint.storage import write_atomically
-from distmnist.data.dataset import MEAN, STD, Digits, normalise
+from distmnist.data.dataset import LabelledImages
 from distmnist.errors import RunError, UsageError
 from distmnist.models.cnn import CNN
 from distmnist.models.mlp import FullyConnectedNN
@@ -124,7 +124,9 @@ def searched(trials: Sequence[Trial]) -> dict[str, list[tuple[str, list[Spread]]
     return found
 
 
-def context(material: Material, rows: Sequence[Row], shown: Sequence[Shown], test: Digits | None) -> dict[str, Any]:
+def context(
+    material: Material, rows: Sequence[Row], shown: Sequence[Shown], test: LabelledImages | None
+) -> dict[str, Any]:
     """What the template is filled with."""
     wanted: dict[str, list[int]] = {one.net.name: one.worst(PICTURES) for one in shown}
     pair = answers.disagreement(*shown) if len(shown) == 2 else None
@@ -154,8 +156,8 @@ def context(material: Material, rows: Sequence[Row], shown: Sequence[Shown], tes
         "most_pictures": PICTURES,
         "undrawable": [one.net.name for one in shown if one not in drawable],
         "drawable": {
-            "mean": MEAN,
-            "std": STD,
+            "mean": material.dataset.mean[0],
+            "std": material.dataset.std[0],
             "nets": [] if test is None else [carried(one, test) for one in drawable],
         },
     }
@@ -171,18 +173,18 @@ def by_epoch(row: Row) -> list[dict[str, float]]:
 
 
 def picture(pixels: np.ndarray) -> str:
-    """uint8 [28, 28] -> a PNG as a data URL."""
+    """uint8 [C, H, W] -> a PNG as a data URL."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def carried(one: Shown, test: Digits) -> dict[str, Any]:
+def carried(one: Shown, test: LabelledImages) -> dict[str, Any]:
     """A net as net.js takes it: its layers in order, float32 as base64, and its logits on a few digits as a check."""
     digits = test.images[:CHECKED]
-    logits = one.trained.net(normalise(digits))
+    logits = one.trained.net(test.normalised(digits))
     return {
         "name": one.net.name,
         "activation": one.trained.options.get("activation", "relu"),

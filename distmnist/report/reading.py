@@ -19,7 +19,6 @@ from distmnist.models.build import MODELS
 from distmnist.runs.records import FINISHED, RunConfig, RunSummary, StudyResult, SweepResult
 from distmnist.runs.records import read as read_record
 from distmnist.runs.rundir import noted_data
-from distmnist.training.evaluation import CLASSES
 
 R = TypeVar("R", RunSummary, StudyResult, SweepResult)
 
@@ -124,7 +123,10 @@ def read_run(path: Path) -> Run:
         seed = options.get("seed")
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise UsageError(f"{path / 'config.json'} is damaged: {name} has no random seed")
-        history, answers = read_history(path, name), read_predictions(path, name, result)
+        history, answers = (
+            read_history(path, name),
+            read_predictions(path, name, result, len(summary.dataset.class_names)),
+        )
         nets[name] = Net(path, name, seed, options, result, history, *answers)
     if not nets:
         raise UsageError(f"{path} holds no finished net")
@@ -144,7 +146,9 @@ def read_history(run: Path, net: str) -> list[Epoch]:
     return history
 
 
-def read_predictions(run: Path, net: str, result: ModelResult) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_predictions(
+    run: Path, net: str, result: ModelResult, classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """predictions, labels, losses. UsageError: damaged, or not what summary.json counted."""
     path = run / net / "predictions.npz"
     try:
@@ -157,8 +161,8 @@ def read_predictions(run: Path, net: str, result: ModelResult) -> tuple[np.ndarr
     shape = labels.shape
     if len(shape) != 1 or not (predictions.shape == losses.shape == shape) or not np.isfinite(losses).all():
         raise UsageError(f"{path} is damaged: its arrays do not fit each other")
-    if max(predictions.max(initial=0), labels.max(initial=0)) >= CLASSES:
-        raise UsageError(f"{path} is damaged: a digit above 9")
+    if max(predictions.max(initial=0), labels.max(initial=0)) >= classes:
+        raise UsageError(f"{path} is damaged: a class above {classes - 1}")
     correct = int((predictions == labels).sum())
     if correct != result.correct or abs(correct - result.test_accuracy * len(labels)) > 1e-6 * len(labels):
         raise UsageError(f"{path} does not belong to summary.json: it counts other right answers")

@@ -1,4 +1,4 @@
-"""Evaluates a net on digits; all that is said of it is computed from every digit's prediction and loss."""
+"""Evaluates a model on images; all figures are computed from every image's prediction and loss."""
 
 import dataclasses
 
@@ -8,20 +8,19 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from distmnist.data.dataset import Digits
+from distmnist.data.dataset import LabelledImages
 from distmnist.distributed.world import World
+from distmnist.models.inference import BATCH
 
-CLASSES = 10
 PUBLISHED_BATCH = 64
-"""The published test loss adds up the means of batches of 64, in order, and divides by the number of digits."""
-
-BATCH = 64
-"""Digits a forward pass. Whole batches are dealt out, so each has one content and shape at any number of processes."""
+"""The published test loss adds up the means of batches of 64, in order, and divides by the number of images."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """predictions, labels: int64 [n]; losses: float32 [n], cross entropies in nats. In the data set's order, on CPU.
+
+    classes: how many there are.
 
     Sums are taken here, in float64 and in one order, so that they do not depend on how many processes evaluated.
     """
@@ -29,6 +28,7 @@ class Evaluation:
     predictions: torch.Tensor
     losses: torch.Tensor
     labels: torch.Tensor
+    classes: int
 
     @property
     def count(self) -> int:
@@ -54,9 +54,9 @@ class Evaluation:
 
     @property
     def confusion(self) -> torch.Tensor:
-        """int64 [10, 10]: row is the label, column is what was said."""
-        cells = torch.bincount(self.labels * CLASSES + self.predictions, minlength=CLASSES * CLASSES)
-        return cells.reshape(CLASSES, CLASSES)
+        """int64 [classes, classes]: row is the label, column is the prediction."""
+        cells = torch.bincount(self.labels * self.classes + self.predictions, minlength=self.classes**2)
+        return cells.reshape(self.classes, self.classes)
 
     @property
     def per_class_accuracy(self) -> list[float]:
@@ -73,17 +73,20 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, digits: Digits, world: World) -> Evaluation:
-    """Shares the digits out over the ranks, without padding and in float32, and returns the whole on every rank."""
+def evaluate(model: nn.Module, data: LabelledImages, classes: int, world: World) -> Evaluation:
+    """Shares the images out over the ranks, without padding and in float32, and returns the whole on every rank.
+
+    Whole batches are dealt out, so that each has one content and shape at any number of processes.
+    """
     model.eval()
-    count = len(digits)
+    count = len(data)
     predictions = torch.zeros(count, dtype=torch.int64, device=world.device)
     losses = torch.zeros(count, dtype=torch.float32, device=world.device)
     for start in range(world.rank * BATCH, count, world.size * BATCH):
         rows = torch.arange(start, min(start + BATCH, count), device=world.device)
-        images, labels = digits.batch(rows)
+        images, labels = data.batch(rows)
         logits = model(images)
         predictions[rows] = logits.argmax(1)
         losses[rows] = functional.cross_entropy(logits, labels, reduction="none")
         world.heartbeat.touch()
-    return Evaluation(world.sum_(predictions).cpu(), world.sum_(losses).cpu(), digits.labels.cpu())
+    return Evaluation(world.sum_(predictions).cpu(), world.sum_(losses).cpu(), data.labels.cpu(), classes)

@@ -16,7 +16,7 @@ from distmnist.checkpoint.record import Checkpoint, Epoch, ModelResult
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import TrainConfig, to_json
 from distmnist.data.augmentation import draw_maps, warp
-from distmnist.data.dataset import Dataset, hold_out
+from distmnist.data.dataset import Dataset, LabelledImages, hold_out
 from distmnist.data.loader import Shard, load
 from distmnist.data.sampler import GlobalBatchSampler
 from distmnist.distributed.world import World
@@ -109,7 +109,7 @@ class Trainer:
         self.precision = Precision(amp, world.device, config.grad_clip)
         self.stats_reader, self.stats_read = StatsReader(world.device), 0
         self.request, self.requests = Request.NOTHING, torch.zeros(2, device=world.device)
-        self.maps: Tensor | None = None  # of the epoch: how each digit is seen
+        self.maps: Tensor | None = None  # of the epoch: how each image is seen
         self.stopping = self.checkpoint_requested = False
         self.evaluation: Evaluation | None = None  # of the weights as they are
 
@@ -127,7 +127,7 @@ class Trainer:
             self._save()
             return Result(self._state(), self.progress.history, None, None)
         if self.evaluation is None:  # restored at the very end
-            self.evaluation = evaluate(self.net, self.data.test, self.world)
+            self.evaluation = self._evaluate(self.data.test)
         return Result(self._state(), self.progress.history, self._figures(self.evaluation), self.evaluation)
 
     def run_epoch(self) -> None:
@@ -200,7 +200,7 @@ class Trainer:
         self.take_note(stats)  # here on the CPU; on CUDA once in 50 steps
 
     def augmented(self, shard: Shard) -> Tensor:
-        """The shard's images, float32 [n, 1, 28, 28], as they are seen in this epoch."""
+        """The shard's images, float32 [n, C, H, W], as they are seen in this epoch."""
         return shard.images if self.maps is None else warp(shard.images, self.maps[shard.indices])
 
     def seed_dropout(self, shard: Shard) -> None:
@@ -247,15 +247,18 @@ class Trainer:
         self._compare_weights()
         for buffer in self.model.buffers():  # a batch norm's statistics are each rank's own since its last step
             self.world.broadcast_(buffer)
-        self.evaluation = evaluate(self.net, self.data.test, self.world)
+        self.evaluation = self._evaluate(self.data.test)
         if not math.isfinite(self.evaluation.loss):
             self._fail(f"the test loss is {self.evaluation.loss}", self.progress.global_step)
-        validation = evaluate(self.net, self.held_out, self.world) if self.held_out else None
+        validation = self._evaluate(self.held_out) if self.held_out else None
         rate = cast(float, self.optimizer.param_groups[0]["lr"])
         epoch = self.progress.close_epoch(rate, self.evaluation, validation)
         for callback in self.callbacks:
             callback.on_epoch_end(epoch)
         self._save()
+
+    def _evaluate(self, images: LabelledImages) -> Evaluation:
+        return evaluate(self.net, images, len(self.data.class_names), self.world)
 
     def _compare_weights(self) -> None:
         """Raises RunError if the ranks' weights have drifted apart: a broken link or memory, or a bug."""

@@ -9,14 +9,14 @@ import torch
 from digits import idx_bytes, put, random_digits
 
 from distmnist.data import idx, known
-from distmnist.data.dataset import DatasetFacts, hold_out, normalise
+from distmnist.data.dataset import DatasetFacts, hold_out
 from distmnist.errors import UsageError
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
 def pixels(content: bytes) -> torch.Tensor:
-    return torch.tensor(list(content[16:]), dtype=torch.uint8).reshape(-1, 28, 28)
+    return torch.tensor(list(content[16:]), dtype=torch.uint8).reshape(-1, 1, 28, 28)
 
 
 def test_all_digits_are_read_as_they_lie_in_the_files(tmp_path, mnist):
@@ -138,16 +138,16 @@ def test_normalising_equals_torchvisions_transforms_bit_for_bit():
 
     published = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     every_value = torch.arange(784).remainder(256).to(torch.uint8).reshape(1, 28, 28)
-    images = torch.cat([every_value, random_digits(3).images])
-    expected = torch.stack([published(image.numpy()) for image in images])
-    assert torch.equal(normalise(images), expected)
-    assert images.dtype == torch.uint8 and torch.equal(images[:1], every_value)
+    images = torch.cat([every_value[None], random_digits(3).images])
+    expected = torch.stack([published(image[0].numpy()) for image in images])
+    assert torch.equal(random_digits(1).normalised(images), expected)
+    assert images.dtype == torch.uint8 and torch.equal(images[0], every_value)
 
 
 def test_a_batch_is_the_normalised_images_and_labels_of_its_indices():
     digits = random_digits(20)
     images, labels = digits.batch(torch.tensor([7, 0, 7]))
-    assert torch.equal(images, normalise(digits.images[[7, 0, 7]])) and images.shape == (3, 1, 28, 28)
+    assert torch.equal(images, digits.normalised(digits.images[[7, 0, 7]])) and images.shape == (3, 1, 28, 28)
     assert torch.equal(labels, digits.labels[[7, 0, 7]])
     images, labels = digits.batch(torch.tensor([], dtype=torch.int64))
     assert images.shape == (0, 1, 28, 28) and labels.shape == (0,)
@@ -165,8 +165,8 @@ def test_the_held_out_digits_are_a_fixed_part_whatever_the_random_state(digits):
     assert (len(kept), len(held)) == (240, 60)
     whole = sorted(image.numpy().tobytes() for image in digits.train.images)
     assert sorted(image.numpy().tobytes() for part in (kept, held) for image in part.images) == whole
-    labels = {image.numpy().tobytes(): label for image, label in zip(*vars(digits.train).values(), strict=True)}
-    assert all(labels[image.numpy().tobytes()] == label for image, label in zip(*vars(held).values(), strict=True))
+    labels = {i.numpy().tobytes(): label for i, label in zip(digits.train.images, digits.train.labels, strict=True)}
+    assert all(labels[i.numpy().tobytes()] == label for i, label in zip(held.images, held.labels, strict=True))
     assert len(held.labels.unique()) > 5  # drawn, not the head of a sorted file
 
 
@@ -179,7 +179,7 @@ def test_a_fraction_that_leaves_one_side_empty_is_refused(digits, fraction):
 def test_the_sample_is_4000_and_1000_distinct_digits_with_equal_classes():
     sample = known.load_sample()
     assert sample.describe() == DatasetFacts("mnist-sample", 4000, 1000)
-    assert sample.train.images.shape == (4000, 28, 28) and sample.train.images.dtype == torch.uint8
+    assert sample.train.images.shape == (4000, 1, 28, 28) and sample.train.images.dtype == torch.uint8
     assert sample.train.labels.bincount(minlength=10).tolist() == [400] * 10
     assert sample.test.labels.bincount(minlength=10).tolist() == [100] * 10
     images = {image.numpy().tobytes() for image in (*sample.train.images, *sample.test.images)}

@@ -16,7 +16,6 @@ from onnx import numpy_helper
 
 from distmnist.checkpoint import source
 from distmnist.data import known
-from distmnist.data.dataset import normalise
 from export import __main__ as command
 from export import folder, int8, parity, predict
 
@@ -52,7 +51,7 @@ def ruin(content: bytes) -> bytes:
 def test_the_figures_are_true(trained_run: Path, quantised: Path) -> None:
     """Counted again here, by ONNX Runtime's defaults and the net itself."""
     test, net = known.load_sample().test, source.load(trained_run / "cnn")[0][0].net
-    images = normalise(test.images)
+    images = test.normalised(test.images)
     session = onnxruntime.InferenceSession(quantised / "cnn.int8.onnx")
     labels = session.run(["logits"], {"input": images.numpy()})[0].argmax(1)
     agree = int((labels == net(images).argmax(1).numpy()).sum())
@@ -79,7 +78,7 @@ def test_it_is_int8_per_channel_and_otherwise_as_the_float_file(quantised: Path)
 
 def test_predict_reads_it(quantised: Path) -> None:
     test = known.load_sample().test
-    said = predict.Predictor(quantised / "cnn.int8.onnx").predict(test.images.numpy()).argmax(1)
+    said = predict.Predictor(quantised / "cnn.int8.onnx").predict(test.images.squeeze(1).numpy()).argmax(1)
     assert (said == test.labels.numpy()).mean() > 0.8
 
 

@@ -30,8 +30,8 @@ def mlp(trained_run: Path) -> Trained:
 @pytest.fixture(scope="module")
 def cases(mlp: Trained) -> list[reference.Case]:
     return [
-        reference.ask(mlp.net, "digits", few_digits(test=300).test.images, is_digits=True),
-        *reference.probes(mlp.net),
+        reference.ask(mlp, "digits", few_digits(test=300).test.images, is_digits=True),
+        *reference.probes(mlp),
     ]
 
 

@@ -2,12 +2,14 @@
 
 import gzip
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from distmnist.data.dataset import Dataset, Digits
+from distmnist.data.dataset import MNIST_MEAN, MNIST_STD, Dataset, DatasetFacts, LabelledImages
 from distmnist.data.known import load_sample
 
 
@@ -17,17 +19,25 @@ def few_digits(train: int = 300, test: int = 120) -> Dataset:
     return Dataset(
         "mnist-sample",
         "a few digits of the sample",
-        Digits(sample.train.images[:train], sample.train.labels[:train]),
-        Digits(sample.test.images[:test], sample.test.labels[:test]),
+        sample.train.select(slice(train)),
+        sample.test.select(slice(test)),
+        sample.class_names,
     )
 
 
-def random_digits(count: int, seed: int = 0) -> Digits:
+def described(name: str, train: int, test: int) -> dict[str, Any]:
+    """What JSON files say of MNIST, or of its sample, with so many digits."""
+    return json.loads(json.dumps(DatasetFacts(name, train, test).to_json()))
+
+
+def random_digits(count: int, seed: int = 0) -> LabelledImages:
     """`count` images of noise with labels of noise."""
     generator = torch.Generator().manual_seed(seed)
-    return Digits(
-        torch.randint(256, (count, 28, 28), dtype=torch.uint8, generator=generator),
+    return LabelledImages(
+        torch.randint(256, (count, 1, 28, 28), dtype=torch.uint8, generator=generator),
         torch.randint(10, (count,), generator=generator),
+        MNIST_MEAN,
+        MNIST_STD,
     )
 
 

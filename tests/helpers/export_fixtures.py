@@ -116,4 +116,4 @@ def predictor(exported: Path) -> Predictor:
 def sample_digits() -> tuple[np.ndarray, np.ndarray]:
     """The sample's test digits: uint8 [1000, 28, 28], and their labels."""
     test = known.load_sample().test
-    return test.images.numpy(), test.labels.numpy()
+    return test.images.squeeze(1).numpy(), test.labels.numpy()

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from digits import described
 
 from distmnist.config import resolve, resolve_model, to_json
 
 LABELS = np.arange(120) % 10
 """Of as many test digits as the fixture `digits` has."""
-MNIST = {"name": "mnist", "train": 300, "test": 120}
-SAMPLE = {**MNIST, "name": "mnist-sample"}
+MNIST, SAMPLE = (described(name, 300, 120) for name in ("mnist", "mnist-sample"))
 
 
 def figures(wrong: range | list[int] = range(0), loss: float = 0.1) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from digits import random_digits
 from torch.nn import functional
 
 from distmnist.config import ACTIVATIONS, MODEL_NAMES, resolve
-from distmnist.data.dataset import normalise
 from distmnist.errors import UsageError
 from distmnist.models.build import MODELS, build_model
 from distmnist.models.cnn import CNN
@@ -52,7 +51,7 @@ def by_hand(weights, images, activation):
 
 @pytest.fixture
 def images():
-    return normalise(random_digits(5).images)
+    return random_digits(5).batch(torch.arange(5))[0]
 
 
 @pytest.mark.parametrize("net", PUBLISHED)

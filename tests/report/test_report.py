@@ -16,7 +16,6 @@ from made_up import change, made_up, study, sweep
 
 from distmnist.checkpoint import storage
 from distmnist.data import known
-from distmnist.data.dataset import Digits
 from distmnist.errors import UsageError
 from distmnist.report import answers, comparison, reading
 from distmnist.report import page as pages
@@ -307,7 +306,7 @@ def test_damage_is_a_line_and_nothing_is_written(told: str, copy: Path, capsys):
 def test_predictions_of_another_net_or_of_other_digits_are_refused(copy: Path):
     test, net = known.load_sample().test, reading.read_run(copy).nets["mlp"]
     with pytest.raises(UsageError, match="not about these test digits"):
-        answers.show(net, Digits(test.images, test.labels.flip(0)))
+        answers.show(net, dataclasses.replace(test, labels=test.labels.flip(0)))
     checkpoint = storage.load(copy / "mlp/last.pt")
     for tensor in checkpoint.model.values():
         tensor.neg_()

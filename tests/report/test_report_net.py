@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from distmnist.config import ACTIVATIONS
-from distmnist.data.dataset import MEAN, STD, normalise
+from distmnist.data.dataset import MNIST_MEAN, MNIST_STD, normalise
 from distmnist.data.known import load_sample
 from distmnist.models.build import MODELS, build_model
 from export import predict
@@ -43,7 +43,7 @@ def encoded(array: np.ndarray) -> str:
 
 def ask(rasters: Any = (), nets: Any = (), pixels: Any = ()) -> dict[str, Any]:
     asked = {"rasters": [encoded(r) for r in rasters], "pixels": [encoded(p) for p in pixels]}
-    asked |= {"nets": list(nets), "mean": MEAN, "std": STD}
+    asked |= {"nets": list(nets), "mean": MNIST_MEAN[0], "std": MNIST_STD[0]}
     done = subprocess.run(
         ["node", "-e", PROGRAM, str(SCRIPT)], input=json.dumps(asked), capture_output=True, text=True, check=True
     )
@@ -59,7 +59,7 @@ def drawings() -> list[np.ndarray]:
     sheets[3][40:100, 30:40] = sheets[3][40:50, 47:80] = (
         255  # a stroke that does not quite meet: it belongs to the digit
     )
-    for image in load_sample().test.images[:24].numpy():
+    for image in load_sample().test.images[:24, 0].numpy():
         side = int(draw.integers(40, 160))
         row, column = draw.integers(0, 161 - side, 2)
         sheet = np.zeros((160, 160), np.uint8)
@@ -119,6 +119,6 @@ def test_a_net_answers_in_the_page_as_it_does_here(activation: str):
     images = load_sample().test.images[:8]
     answer = ask(nets=[{"activation": activation, "layers": layers(net)} for net in nets], pixels=images.numpy())
     for net, logits in zip(nets, answer["logits"], strict=True):
-        there = net(normalise(images))
+        there = net(normalise(images, MNIST_MEAN[0], MNIST_STD[0]))
         assert there.abs().max() > 0.5
         assert (torch.tensor(logits) - there).abs().max() < BOUND

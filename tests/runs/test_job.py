@@ -1,5 +1,6 @@
 """One run of the command, in this process: what it leaves behind, and what it refuses."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from digits import few_digits
+from digits import described, few_digits
 from one_run import SMALL, contents, figures, refusal
 
 from distmnist import plots, train
@@ -17,7 +18,7 @@ from distmnist.checkpoint.record import ModelResult
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.console import Log, Silence
 from distmnist.data import known
-from distmnist.data.dataset import Dataset
+from distmnist.data.dataset import DatasetFacts
 from distmnist.machine import processor
 from distmnist.models.build import MODELS
 from distmnist.runs import summary
@@ -36,7 +37,7 @@ def test_a_run_of_both_nets_leaves_the_files_and_figures_of_the_contract(command
 
     written = json.loads((run / "summary.json").read_text())
     assert (written["schema"], written["status"], written["world_size"]) == (1, "finished", 1)
-    assert written["dataset"] == {"name": "mnist-sample", "train": 300, "test": 120}
+    assert written["dataset"] == described("mnist-sample", 300, 120)
     assert written["hardware"] == processor()
     assert (written["device"], written["amp"], written["versions"]["torch"]) == ("cpu", "off", torch.__version__)
     assert list(written["models"]) == ["mlp", "cnn"]
@@ -108,7 +109,7 @@ def table_of(name):
         images_per_second=12_345.0,
         weights_sha256="",
     )
-    return summary.table(Dataset(name, "", dataset.train, dataset.test), {"mlp": figure, "cnn": figure})
+    return summary.table(dataclasses.replace(dataset, name=name), {"mlp": figure, "cnn": figure})
 
 
 def test_the_published_figures_stand_beside_those_of_mnist_and_never_beside_those_of_the_sample():
@@ -141,8 +142,9 @@ def test_the_sample_is_trained_on_loudly_when_the_download_fails(monkeypatch, tm
     assert "SAMPLE" in line and "the mirrors are down" in line and "data/MNIST/raw" in line
     assert "mnist-sample" in out and "97.42" not in out
     named = [json.loads(Path("a", name).read_text())["dataset"] for name in ("config.json", "summary.json")]
-    named.append(torch.load("a/mlp/last.pt", weights_only=True)["dataset"])
-    assert named == [{"name": "mnist-sample", "train": 4000, "test": 1000}] * 3
+    assert named == [described("mnist-sample", 4000, 1000)] * 2
+    noted = torch.load("a/mlp/last.pt", weights_only=True)["dataset"]
+    assert DatasetFacts(**noted) == DatasetFacts("mnist-sample", 4000, 1000)
 
 
 def test_a_directory_that_holds_a_run_is_refused_and_left_alone(command):

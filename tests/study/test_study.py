@@ -1,5 +1,6 @@
 """The study: what it concludes from runs whose truth is known, what it refuses, and how it survives being stopped."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -33,7 +34,7 @@ def command(monkeypatch, tmp_path, capsys, digits):
     monkeypatch.setattr(pool, "start", lambda *_: pytest.fail("a run was started"))
 
     def run(*arguments, name="mnist-sample"):
-        monkeypatch.setattr(known, "load", lambda *_: type(digits)(name, "", digits.train, digits.test))
+        monkeypatch.setattr(known, "load", lambda *_: dataclasses.replace(digits, name=name))
         code = study.main(["--output=a", *arguments])
         out, err = capsys.readouterr()
         return code, out, err

@@ -1,5 +1,6 @@
 """The sweep: which settings it tries, what it looks at, whom it declares the winner, and what it refuses."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -105,7 +106,7 @@ def command(monkeypatch, tmp_path, capsys, digits):
     monkeypatch.setattr(pool, "start", lambda *_: pytest.fail("a run was started"))
 
     def run(*arguments, name="mnist-sample"):
-        monkeypatch.setattr(known, "load", lambda *_: type(digits)(name, "", digits.train, digits.test))
+        monkeypatch.setattr(known, "load", lambda *_: dataclasses.replace(digits, name=name))
         code = sweep.main(["--output=a", *arguments])
         out, err = capsys.readouterr()
         return code, out, err

@@ -14,7 +14,7 @@ from distmnist.training.evaluation import Evaluation, evaluate
 
 def by_hand(losses):
     return Evaluation(
-        torch.zeros(len(losses), dtype=torch.int64), torch.tensor(losses), torch.zeros(len(losses)).long()
+        torch.zeros(len(losses), dtype=torch.int64), torch.tensor(losses), torch.zeros(len(losses)).long(), 10
     )
 
 
@@ -31,7 +31,7 @@ def test_predictions_losses_and_all_figures_agree_with_numpy():
     for label, prediction in zip(labels, predictions, strict=True):
         confusion[label, prediction] += 1
 
-    found = evaluate(model, digits, World())
+    found = evaluate(model, digits, 10, World())
     assert found.predictions.tolist() == predictions.tolist()
     np.testing.assert_allclose(found.losses.numpy(), losses, rtol=1e-4, atol=1e-5)
     assert found.count == 537 and found.correct == (predictions == labels).sum()
@@ -59,7 +59,7 @@ def test_a_class_without_digits_counts_as_none_right():
 
 def test_what_is_kept_of_every_digit_is_small_and_in_the_data_sets_order():
     digits = random_digits(20)
-    arrays = evaluate(build_model("mlp"), digits, World()).arrays()
+    arrays = evaluate(build_model("mlp"), digits, 10, World()).arrays()
     assert {name: (array.dtype, array.shape) for name, array in arrays.items()} == {
         "predictions": (np.uint8, (20,)),
         "losses": (np.float32, (20,)),
@@ -84,12 +84,12 @@ class Watched(nn.Module):
 
 def test_a_net_is_evaluated_in_evaluation_mode_in_float32_and_without_gradients():
     model = Watched().train()
-    evaluate(model, random_digits(10), World())
+    evaluate(model, random_digits(10), 10, World())
     assert model.seen == {(False, False, torch.float32)}
 
 
 def evaluation_of(world, count):
-    found = evaluate(build_model("cnn", seed=2), few_digits(test=count).test, world)
+    found = evaluate(build_model("cnn", seed=2), few_digits(test=count).test, 10, world)
     return found.predictions, found.losses, found.labels, found.loss, found.notebook_loss
 
 

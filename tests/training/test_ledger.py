@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distmnist.checkpoint.storage import from_bytes, to_bytes
 from distmnist.config import TrainConfig
-from distmnist.data.dataset import MEAN, STD, Dataset, Digits
+from distmnist.data.dataset import MNIST_MEAN, MNIST_STD, Dataset, LabelledImages
 from distmnist.data.sampler import EpochPlan
 from distmnist.models.build import MODELS
 from distmnist.training.requests import Request
@@ -25,17 +25,17 @@ class Ledger(nn.Module):
         nn.init.zeros_(self.columns.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.columns(images.flatten(1) * STD + MEAN)  # undoes the normalisation: 0 or 1
+        return self.columns(images.flatten(1) * MNIST_STD[0] + MNIST_MEAN[0])  # undoes the normalisation: 0 or 1
 
 
 class Killed(Exception):
     pass
 
 
-def ledger_digits() -> Digits:
+def ledger_digits() -> LabelledImages:
     images = torch.zeros(DIGITS, 784, dtype=torch.uint8)
     images[torch.arange(DIGITS), torch.arange(DIGITS)] = 255
-    return Digits(images.reshape(-1, 28, 28), torch.arange(DIGITS) % 10)
+    return LabelledImages(images.reshape(-1, 1, 28, 28), torch.arange(DIGITS) % 10, MNIST_MEAN, MNIST_STD)
 
 
 def expected_columns() -> np.ndarray:
@@ -54,7 +54,7 @@ def expected_columns() -> np.ndarray:
 def test_every_digit_counts_once_an_epoch_across_kills(monkeypatch):
     monkeypatch.setitem(MODELS, "ledger", Ledger)
     digits = ledger_digits()
-    dataset = Dataset("ledger", "made up", digits, digits)
+    dataset = Dataset("ledger", "made up", digits, digits, tuple("0123456789"))
     config = TrainConfig(
         model="ledger",
         optimizer="sgd",

@@ -50,5 +50,5 @@ def test_reported_losses_compare_with_those_of_a_run_without_smoothing():
     digits = few_digits()
     given = {"model": "mlp", "epochs": 1, "batch_size": 300, "amp": "off"}
     smoothed = fit(TrainConfig(**given, label_smoothing=SMOOTHING), digits)
-    before = evaluate(build_model("mlp"), digits.train, World())
+    before = evaluate(build_model("mlp"), digits.train, 10, World())
     assert smoothed.history[0].train_loss == pytest.approx(before.loss, rel=1e-5)

@@ -13,7 +13,7 @@ from torch import nn
 
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import TrainConfig
-from distmnist.data.dataset import hold_out
+from distmnist.data.dataset import DatasetFacts, hold_out
 from distmnist.data.sampler import EpochPlan
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
@@ -123,7 +123,7 @@ def test_history_and_figures_say_what_the_contract_lists_and_the_last_weights_ar
 
     model = build_model("mlp")
     model.load_state_dict(result.state)
-    again = evaluate(model, digits.test, World())
+    again = evaluate(model, digits.test, 10, World())
     assert torch.equal(again.losses, result.evaluation.losses)
     assert figures.test_loss == again.loss == result.history[-1].test_loss
     assert states_equal(saved[-1].model, result.state)
@@ -140,7 +140,7 @@ def test_a_checkpoint_is_kept_after_every_epoch_with_what_schema_2_lists(digits)
         *("global_step", "optimizer_steps", "loss_sum", "history", "train_seconds", "epoch_seconds")
     }
     assert stored[0]["model"].keys() == build_model("mlp").state_dict().keys()  # bare names
-    assert stored[0]["dataset"] == {"name": "mnist-sample", "train": 300, "test": 120}
+    assert DatasetFacts(**stored[0]["dataset"]) == digits.describe()
     assert stored[0]["result"] is None and stored[1]["result"]["count"] == 120
 
 
@@ -178,7 +178,7 @@ def test_held_out_digits_are_not_trained_on_and_reported_apart(digits, monkeypat
     assert [len(part) for part in trained] == [225] and torch.equal(trained[0].images, kept.images)
     model = build_model("mlp")
     model.load_state_dict(result.state)
-    validation = evaluate(model, held, World())
+    validation = evaluate(model, held, 10, World())
     for said in (result.history[-1], result.figures):
         assert (said.val_loss, said.val_accuracy) == (validation.loss, validation.accuracy)
     assert result.figures.count == 120
@@ -189,7 +189,7 @@ def test_evaluation_uses_the_float32_weights_whatever_the_training_precision(dig
     result = fit(TrainConfig(**{**SMALL, "amp": "bf16"}), digits)
     model = build_model("mlp")
     model.load_state_dict(result.state)
-    assert torch.equal(evaluate(model, digits.test, World()).losses, result.evaluation.losses)
+    assert torch.equal(evaluate(model, digits.test, 10, World()).losses, result.evaluation.losses)
 
 
 def test_seconds_and_images_are_those_of_training_alone(digits, monkeypatch):

@@ -39,7 +39,7 @@ MAX_TIMEOUT = 7 * 24 * 3600.0
 T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
     """What an option is for and what it may be. `must` says in words what `valid` checks."""
 
@@ -74,7 +74,9 @@ def option(
     alias: str | None = None,
 ) -> T:
     """A field of `TrainConfig` or `RunOptions` with its `Rules`. factory: makes the default, and overrides it."""
-    known = Rules(help, group, choices, valid, must, metavar, shown, alias)
+    known = Rules(
+        help=help, group=group, choices=choices, valid=valid, must=must, metavar=metavar, shown=shown, alias=alias
+    )
     if factory:
         return dataclasses.field(default_factory=factory, metadata={"rules": known})
     return dataclasses.field(default=default, metadata={"rules": known})

@@ -13,7 +13,7 @@ from distmnist.checkpoint.source import Trained
 
 from . import int8, onnx_file, parity, torchscript
 from .predict import SIGNATURES, PredictError, check_model, signature
-from .record import FileReport, Measured, ModelReport
+from .record import FileReport, Measured, ModelReport, Unmeasured
 from .reference import Case
 
 SAMPLE = 8
@@ -107,13 +107,13 @@ def prove_onnx(content: bytes, kind: str, trained: Trained, metadata: dict[str, 
     runners = {level: parity.onnx_runner(loaded, kind) for level, loaded in sessions.items()}
     runs, evaluator = parity.compare_runs(kind, runners, cases), ask_evaluator(model, kind, cases[0])
     failures += parity.failures(runs)
-    if reason := evaluator if isinstance(evaluator, str) else evaluator.failure:
-        failures.append(f"the ONNX reference evaluator: {reason}")
+    if evaluator.failure:
+        failures.append(f"the ONNX reference evaluator: {evaluator.failure}")
     opset = int(metadata["opset"])
     return FileReport(runs=runs, opset=opset, ir_version=model.ir_version, evaluator=evaluator), failures
 
 
-def ask_evaluator(model: onnx.ModelProto, kind: str, digits: Case) -> Measured | str:
+def ask_evaluator(model: onnx.ModelProto, kind: str, digits: Case) -> Measured | Unmeasured:
     """The file as ONNX's own Python implementation of its operators reads it, on the first few digits."""
     few = first(digits)
     names = [end.name for end in model.graph.output]
@@ -122,7 +122,7 @@ def ask_evaluator(model: onnx.ModelProto, kind: str, digits: Case) -> Measured |
         outputs = cast(list[np.ndarray], ReferenceEvaluator(model).run(None, feed))
         return parity.measure(few, dict(zip(names, outputs, strict=True)))
     except Exception as error:  # a file that it cannot run is a file that does not pass
-        return f"{type(error).__name__}: {str(error).strip()[:200]}"
+        return Unmeasured(f"{type(error).__name__}: {str(error).strip()[:200]}")
 
 
 def first(case: Case, count: int = SAMPLE) -> Case:

@@ -63,7 +63,7 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
     asked = {trained.name: ask(trained, dataset) for trained in nets}
     with publish.staging(output) as staged:
         for trained in nets:
-            write(staged, trained, metadata[trained.name], asked[trained.name][0], set(without))
+            write(staged, trained, metadata[trained.name], asked[trained.name][0], without)
             without |= write_int8(staged, trained.name, asked[trained.name][0], dataset, quantised)
         here = Path(__file__).parent
         (staged / "predict.py").write_bytes((here / "predict.py").read_bytes())
@@ -104,7 +104,7 @@ def requirements(opset: int) -> str:
     return f"onnxruntime>={runtime}\nnumpy>=1.24\nPillow>=10\n"
 
 
-def write(staged: Path, trained: Trained, metadata: dict[str, str], digits: Case, without: set[str]) -> None:
+def write(staged: Path, trained: Trained, metadata: dict[str, str], digits: Case, without: dict[str, str]) -> None:
     """Every float32 file of one net, not yet proved; digits: the test digits."""
     opset, names = int(metadata["opset"]), gate.names(trained.name)
     (staged / names["logits"]).write_bytes(onnx_file.logits_model(trained.net, opset, metadata))

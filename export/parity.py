@@ -30,7 +30,7 @@ import torch
 from distmnist.machine import usable_cores
 
 from .predict import session_options
-from .record import Measured, Run
+from .record import Measured, Run, Unmeasured
 from .reference import Case
 
 BOUND = 1e-4
@@ -91,9 +91,9 @@ def compare_runs(kind: str, runners: dict[str, Runner], cases: list[Case]) -> li
     def one(job: tuple[str, int, Case]) -> Run:
         level, batch, case = job
         try:
-            found = measure(case, answers(runners[level], case, batch))
+            found: Measured | Unmeasured = measure(case, answers(runners[level], case, batch))
         except Exception as error:  # whatever the runtime raises is the file's failure, not the gate's
-            found = f"{type(error).__name__}: {str(error).strip()[:200]}"
+            found = Unmeasured(f"{type(error).__name__}: {str(error).strip()[:200]}")
         return Run(case=case.name, level=level, batch=batch, measured=found)
 
     with one_torch_thread(), ThreadPoolExecutor(usable_cores()) as pool:
@@ -101,7 +101,11 @@ def compare_runs(kind: str, runners: dict[str, Runner], cases: list[Case]) -> li
 
 
 def failures(runs: list[Run]) -> list[str]:
-    return [f"{run.case}, level {run.level}, batch {run.batch}: {run.failure}" for run in runs if run.failure]
+    return [
+        f"{run.case}, level {run.level}, batch {run.batch}: {run.measured.failure}"
+        for run in runs
+        if run.measured.failure
+    ]
 
 
 @contextlib.contextmanager
@@ -127,8 +131,8 @@ def answers(run: Runner, case: Case, batch: int) -> Outputs:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def measure(case: Case, outputs: Outputs) -> Measured | str:
-    """Holds outputs against the net. A text: why they cannot be."""
+def measure(case: Case, outputs: Outputs) -> Measured | Unmeasured:
+    """Holds outputs against the net."""
     count = len(case.images)
     if set(outputs) == {"logits"}:
         name, got, mine, referee = "logits", outputs["logits"], case.logits, case.referee
@@ -137,13 +141,13 @@ def measure(case: Case, outputs: Outputs) -> Measured | str:
         name, got = "probabilities", outputs["probabilities"]
         mine, referee, labels = softmax(case.logits), softmax(case.referee), outputs["label"]
         if labels.dtype != np.int64 or labels.shape != (count,):
-            return f"label is {labels.dtype} {list(labels.shape)}, not int64 [{count}]"
+            return Unmeasured(f"label is {labels.dtype} {list(labels.shape)}, not int64 [{count}]")
     else:
-        return f"outputs are {', '.join(sorted(outputs))}"
+        return Unmeasured(f"outputs are {', '.join(sorted(outputs))}")
     if got.dtype != np.float32 or got.shape != (count, 10):
-        return f"{name} is {got.dtype} {list(got.shape)}, not float32 [{count}, 10]"
+        return Unmeasured(f"{name} is {got.dtype} {list(got.shape)}, not float32 [{count}, 10]")
     if not np.isfinite(got).all():
-        return f"{name} is not finite for digit {int(np.argmin(np.isfinite(got).all(1)))}"
+        return Unmeasured(f"{name} is not finite for digit {int(np.argmin(np.isfinite(got).all(1)))}")
 
     limit = bound(case, name)
     errors = np.abs(got.astype(np.float64) - mine).max(1)

@@ -30,25 +30,24 @@ class Measured(JsonRecord):
     failure: str | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Unmeasured(JsonRecord):
+    """What cannot be measured, and why."""
+
+    failure: str
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A file asked about a case, in batches. measured: a text says why its answers cannot be measured."""
+    """A file asked about a case, in batches."""
 
     case: str
     level: str
     batch: int
-    measured: Measured | str
-
-    @property
-    def failure(self) -> str | None:
-        return self.measured if isinstance(self.measured, str) else self.measured.failure
+    measured: Measured | Unmeasured
 
     def to_json(self) -> JsonObject:
-        return {"case": self.case, "level": self.level, "batch": self.batch, **measured_to_json(self.measured)}
-
-
-def measured_to_json(measured: Measured | str) -> JsonObject:
-    return {"failure": measured} if isinstance(measured, str) else {**measured.to_json()}
+        return {"case": self.case, "level": self.level, "batch": self.batch, **self.measured.to_json()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,7 @@ class FileReport:
     runs: list[Run]
     opset: int | None = None
     ir_version: int | None = None
-    evaluator: Measured | str | None = None
+    evaluator: Measured | Unmeasured | None = None
 
     def worst(self) -> tuple[Run, Measured] | None:
         """Of the runs of the first case, the test digits, that with the largest error. None: nothing was measured."""
@@ -68,7 +67,7 @@ class FileReport:
     def to_json(self) -> JsonObject:
         found: JsonObject = {} if self.opset is None else {"opset": self.opset, "ir_version": self.ir_version}
         if self.evaluator is not None:
-            found["evaluator"] = measured_to_json(self.evaluator)
+            found["evaluator"] = self.evaluator.to_json()
         worst = self.worst()
         return found | {"worst": worst[0].to_json() if worst else {}, "runs": [run.to_json() for run in self.runs]}
 

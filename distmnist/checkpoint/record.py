@@ -21,7 +21,7 @@ class JsonRecord:
 
     __dataclass_fields__: ClassVar[dict[str, "dataclasses.Field[object]"]]
 
-    def to_json(self) -> dict[str, Json]:
+    def to_json(self) -> dict[str, object]:
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 

@@ -264,13 +264,12 @@ def find_dataset(wanted: DatasetFacts, directory: Path | None, noted: Sequence[P
     """
     dataset = _load_from(wanted.name, directory, noted, purpose)
     if (found := dataset.describe()) != wanted:
-        raise UsageError(
-            f"{dataset.origin}: found {found}, expected {wanted}: {purpose}; choose its directory with --data-dir"
-        )
+        raise UsageError(f"{dataset.origin}: found {found}, expected {wanted}: {purpose}")
     return dataset
 
 
 def _load_from(name: str, directory: Path | None, noted: Sequence[Path], purpose: str) -> Dataset:
+    """The data set called `name`: see `find_dataset`."""
     if name == NAMES["sample"]:
         return load_sample()
     named = os.environ.get("DISTMNIST_DATA")

@@ -51,7 +51,7 @@ EARLY = 2.0
 SILENT = 3.0
 """Seconds without a new beat after which a rank counts as silent: on a busy processor a thread may be a second late."""
 ENDING = 5.0
-"""Seconds in which a thread reports a failure and ends the process, if the store answers."""
+"""Seconds in which a thread reports a failure, if the store answers. Rank 0, if it hosts the store, may wait longer."""
 STOPPING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 WAITING = {"rendezvous.py", "world.py", "heartbeat.py", "shared_memory.py"}
 """Files whose functions wait for other ranks: where a rank stands is told by what called them."""

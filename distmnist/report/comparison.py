@@ -8,7 +8,7 @@ import numpy as np
 
 from distmnist.report.reading import Material, Net, result_options
 from distmnist.runs.significance import over_seeds
-from distmnist.runs.summary import PUBLISHED
+from distmnist.runs.table import PUBLISHED
 
 
 @dataclasses.dataclass(frozen=True)

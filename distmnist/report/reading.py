@@ -139,7 +139,7 @@ def read_history(run: Path, net: str) -> list[Epoch]:
         history = msgspec.json.Decoder(Epoch).decode_lines(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise UsageError(f"{path} is damaged: {error}") from error
     if not history:
         raise UsageError(f"{path} is empty")

@@ -41,7 +41,7 @@ from distmnist.machine import (
     versions,
 )
 from distmnist.models.build import MODELS, build_model
-from distmnist.runs import summary
+from distmnist.runs import table
 from distmnist.runs.callbacks import ConsoleOutput, RequestOnSignal, SaveCheckpoints, listed
 from distmnist.runs.records import FINISHED, INTERRUPTED, RunConfig, RunSummary
 from distmnist.runs.rundir import Launch, RunDirectory, newer_than_latest, noted_data
@@ -317,8 +317,8 @@ def describe_run(job: Job, dataset: Dataset, launch: Launch) -> RunConfig:
     run = dataclasses.asdict(job.run) | place
     return RunConfig(
         distmnist=__version__,
-        given={**to_json(given | (place if "data_dir" in given else {}))},
-        options={config.model: {**to_json(dataclasses.asdict(config) | run)} for config in job.configs},
+        given=to_json(given | (place if "data_dir" in given else {})),
+        options={config.model: to_json(dataclasses.asdict(config) | run) for config in job.configs},
         dataset=dataset.describe(),
         launch=launch.facts(),
     )
@@ -377,7 +377,7 @@ def footer(
 ) -> None:
     if figures:
         log.say()
-        log.say(summary.table(dataset, figures))
+        log.say(table.results(dataset, figures))
     log.say()
     if finished:
         log.say(f"next: {hint('-m', 'distmnist.export', directory.path)}")

@@ -61,7 +61,7 @@ class Member:
         for wanted in job.configs:
             if not config or wanted.model not in config.options:
                 continue
-            before = TrainConfig().options() | config.options[wanted.model]
+            before = {**TrainConfig().options(), **config.options[wanted.model]}
             for name, value in wanted.options().items():
                 if value != before[name] and name != "data" and (name, value) != ("amp", "auto"):
                     raise UsageError(

@@ -1,18 +1,19 @@
 """What runs, studies and sweeps leave as JSON: a type for each file, all read by one function.
 
-Files are read with msgspec, which checks the type of every field and says where a wrong one is; JSON has no NaN and no
-infinity. A field with a default is one that an older version did not write.
+msgspec checks the type of every field and says where a wrong one is. Fields with a default may be missing.
 """
 
 import dataclasses
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from distmnist.checkpoint.record import ModelResult
+from distmnist.checkpoint.record import JsonRecord, ModelResult
 from distmnist.config import Json
 from distmnist.data.dataset import DatasetFacts
 from distmnist.errors import UsageError
@@ -46,8 +47,8 @@ class RunConfig:
 
     schema: int = SCHEMA
     distmnist: str = ""
-    given: dict[str, object]
-    options: dict[str, dict[str, object]]
+    given: Mapping[str, object]
+    options: Mapping[str, Mapping[str, object]]
     dataset: DatasetFacts | None = None
     launch: LaunchFacts | None = None
 
@@ -67,10 +68,6 @@ class RunSummary:
     versions: dict[str, str]
     models: dict[str, ModelResult]
 
-    def to_json(self) -> dict[str, object]:
-        models = {name: result.to_json() for name, result in self.models.items()}
-        return {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "models": models}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spread:
@@ -84,7 +81,7 @@ class Spread:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class McNemar:
+class McNemar(JsonRecord):
     """McNemar's exact test of two trained models. only_a, only_b: images that this model alone gets right."""
 
     seed: int | None = None
@@ -102,14 +99,16 @@ class Ends:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mean(Ends):
-    """A mean over random seeds with its 95 % interval."""
+class Mean:
+    """A mean over random seeds with its 95 % interval; None: one random seed has none."""
 
     mean: float
+    low: float | None
+    high: float | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ComparisonFacts:
+class ComparisonFacts(JsonRecord):
     """b against a: see `significance.Comparison`. recipe, or model: what the two have in common."""
 
     recipe: str | None = None
@@ -210,11 +209,16 @@ class SweepFacts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SweepResult(SweepFacts):
-    """sweep.json. proposed: the settings in order; winner: None until all is finished."""
+class SweepResult:
+    """sweep.json, with the `SweepFacts`. proposed: the settings in order; winner: None until all is finished."""
 
     schema: int = SCHEMA
     status: str
+    dataset: DatasetFacts
+    search: str
+    space: dict[str, list[Json]]
+    val_fraction: float
+    jobs: str
     model: str
     seeds: list[int]
     versions: dict[str, str]
@@ -231,36 +235,55 @@ class SweepResult(SweepFacts):
             object.__setattr__(self, "search", "one-at-a-time")
 
 
-class Record(Protocol):
-    """A file's content: one of RunConfig, RunSummary, StudyResult and SweepResult."""
+Record = RunConfig | RunSummary | StudyResult | SweepResult
+"""A file's content."""
 
-    @property
-    def schema(self) -> int: ...
+R = TypeVar("R", bound=Record)
 
 
 class _Versioned(msgspec.Struct):
     schema: int = SCHEMA
 
 
-R = TypeVar("R", bound=Record)
-
-
 def read(path: Path, kind: type[R]) -> R:
     """The content of a file. Raises FileNotFoundError, and UsageError: unreadable, damaged, or of another schema."""
     try:
-        content = path.read_bytes()
-        if (schema := msgspec.json.decode(content, type=_Versioned).schema) != SCHEMA:
-            raise UsageError(f"{path} has schema {schema}; this distmnist reads {SCHEMA}")
-        return msgspec.json.decode(content, type=kind)
+        # Not by msgspec: it refuses what a path that is not UTF-8 looks like in JSON.
+        content = json.loads(path.read_bytes(), parse_float=finite, parse_constant=finite)
+        schema = msgspec.convert(content, _Versioned).schema
+        found = msgspec.convert(content, kind) if schema == SCHEMA else None
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: damaged, or of another version of distmnist: {error}") from error
+    if found is None:
+        raise UsageError(f"{path} has schema {schema}; this distmnist reads {SCHEMA}")
+    return found
+
+
+def finite(text: str) -> float:
+    """A number of a JSON file. Raises ValueError for NaN and infinity, which are none."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
 
 
 def encode(record: Record) -> bytes:
-    """The content of a file. A field that is None is null, but for a model's result, which leaves it out."""
-    content = record.to_json() if isinstance(record, RunSummary) else record
-    return (json.dumps(msgspec.to_builtins(content), indent=2) + "\n").encode()
+    """The content of a file."""
+    return (json.dumps(to_json(record), indent=2) + "\n").encode()
+
+
+def to_json(value: object) -> object:
+    """The value as JSON has it, dataclasses as objects. A field that is None is null; a `JsonRecord` leaves it out."""
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        left_out = isinstance(value, JsonRecord)
+        return {name: to_json(content) for name, content in fields.items() if not (left_out and content is None)}
+    if isinstance(value, Mapping):
+        return {name: to_json(content) for name, content in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(content) for content in value]
+    return value

@@ -22,7 +22,7 @@ from distmnist.runs.records import (
     StudyResult,
 )
 from distmnist.runs.significance import LEVEL, Answers, Comparison, compare, spread
-from distmnist.runs.summary import PUBLISHED, align
+from distmnist.runs.table import PUBLISHED, align
 
 LEGEND = """\
 Intervals are of 95 %. Over the random seeds: where the mean of all trainings by this recipe lies. Over the test digits:

@@ -26,7 +26,7 @@ from distmnist.runs.records import (
     Winner,
 )
 from distmnist.runs.significance import spread
-from distmnist.runs.summary import align
+from distmnist.runs.table import align
 
 RULE = (
     "of the settings whose mean held-out accuracy is within one standard error of the best mean, the one that trains"

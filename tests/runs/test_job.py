@@ -21,7 +21,7 @@ from distmnist.data import known
 from distmnist.data.dataset import DatasetFacts
 from distmnist.machine import processor
 from distmnist.models.build import MODELS
-from distmnist.runs import summary
+from distmnist.runs import table
 from distmnist.runs.rundir import RunDirectory
 
 
@@ -109,7 +109,7 @@ def table_of(name):
         images_per_second=12_345.0,
         weights_sha256="",
     )
-    return summary.table(dataclasses.replace(dataset, name=name), {"mlp": figure, "cnn": figure})
+    return table.results(dataclasses.replace(dataset, name=name), {"mlp": figure, "cnn": figure})
 
 
 def test_the_published_figures_stand_beside_those_of_mnist_and_never_beside_those_of_the_sample():

@@ -1,6 +1,7 @@
 """The files that runs, studies and sweeps leave: what is written is read, and what does not fit is one line."""
 
 import json
+import os
 from pathlib import Path
 
 import made_up
@@ -45,6 +46,20 @@ def test_what_does_not_fit_is_one_line_that_names_the_file_and_the_place(sweep: 
     with pytest.raises(UsageError, match=told) as caught:
         records.read(sweep, SweepResult)
     assert str(sweep) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_what_is_no_number_is_refused(sweep: Path, number: str):
+    sweep.write_text(sweep.read_text().replace('"val_fraction": 0.1', f'"val_fraction": {number}'))
+    with pytest.raises(UsageError, match=f"{number} is not a finite number"):
+        records.read(sweep, SweepResult)
+
+
+def test_a_path_that_is_not_utf_8_is_read_as_it_was_written(tmp_path: Path):
+    path = os.fsdecode(b"run\xff")
+    config = records.RunConfig(given={"data_dir": path}, options={})
+    (tmp_path / "config.json").write_bytes(records.encode(config))
+    assert records.read(tmp_path / "config.json", records.RunConfig) == config
 
 
 def test_the_first_editions_words_are_read(sweep: Path):

@@ -10,7 +10,7 @@ EXPECTED_ON_SAMPLE = "mlp about 92 %, cnn about 96 %"
 """With the defaults, over five random seeds: see the README."""
 
 
-def table(data: Dataset, figures: dict[str, ModelResult]) -> str:
+def results(data: Dataset, figures: dict[str, ModelResult]) -> str:
     """The comparison. On the sample the published figures are left out: they are of another test."""
     comparable = data.name == "mnist"
     head = ["net", "accuracy", "test loss", "as published*", "parameters", "train time", "images/s"]

@@ -32,7 +32,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 STEPS, MIDDLE = 40, 23
 """Of a case; where it resumes, it stops first after MIDDLE steps, in mid-epoch."""
-LIMIT = 300.0
+LIMIT = 900.0
 """Seconds for one command."""
 
 FACTORS: dict[str, tuple[Any, ...]] = {

@@ -201,7 +201,7 @@ def rebuild(path: Path, name: str, entry: ExportedModel) -> Trained:
         dataset = msgspec.json.decode(entry.metadata["dataset"], type=DatasetFacts)
     except (OSError, ValueError, KeyError, msgspec.DecodeError) as error:
         raise UsageError(f"{file} cannot be read: {error}") from error
-    net = source.build(name, options, file)
+    net = source.build(name, options, dataset, file)
     known = {key: torch.tensor(state[key]) for key in net.state_dict() if key in state}
     source.fill(net, known, file)
     return Trained(name, net, weights_sha256(net.state_dict()), options, dataset, None)

@@ -19,6 +19,9 @@ MAX_BYTES = 512 * 2**20
 """Of a checkpoint, on disk and unpacked: a hundred times what the larger net with its optimizer takes."""
 
 
+MAX_NUMBERS = 2**20
+"""Of an image, channels times height times width: no checkpoint of MAX_BYTES holds weights for more."""
+
 T = TypeVar("T")
 
 
@@ -103,7 +106,7 @@ def from_checkpoint(checkpoint: Checkpoint, where: Path) -> Trained:
     """Raises UsageError if its weights are of no model here, or not those that its result is of."""
     options, result = checkpoint.config, checkpoint.result
     name = str(options.get("model"))
-    net = build(name, options, where)
+    net = build(name, options, checkpoint.dataset, where)
     fill(net, checkpoint.model, where)
     digest = storage.weights_sha256(net.state_dict())
     if result and result.weights_sha256 != digest:
@@ -111,14 +114,27 @@ def from_checkpoint(checkpoint: Checkpoint, where: Path) -> Trained:
     return Trained(name, net, digest, options, checkpoint.dataset, result, checkpoint.written, checkpoint.versions)
 
 
-def build(name: str, options: Mapping[str, Json], where: Path) -> nn.Module:
-    """The net `name` of MODELS, not yet with its weights. Raises UsageError: unknown net or options."""
+def build(name: str, options: Mapping[str, Json], dataset: DatasetFacts, where: Path) -> nn.Module:
+    """The net `name` of MODELS for such a data set, not yet with its weights.
+
+    Raises UsageError: unknown net or options, or images that no model is built for.
+    """
     activation, dropout = options.get("activation", "relu"), options.get("dropout", 0.0)
     if name not in MODELS:
         raise UsageError(f"{where} holds the net {name!r}; distmnist.models has {', '.join(MODELS)}")
     if activation not in ACTIVATIONS or not isinstance(dropout, float | int) or not 0 <= dropout < 1:
         raise UsageError(f"{where} has activation {activation!r} and dropout {dropout!r}, which no net has")
-    return build_model(name, activation=str(activation), dropout=float(dropout))
+    channels, height, width = dataset.shape
+    if min(dataset.shape) < 1 or channels * height * width > MAX_NUMBERS or not dataset.class_names:
+        raise UsageError(f"{where} is of images of shape {dataset.shape}, for which no model is built")
+    return build_model(
+        name,
+        num_classes=len(dataset.class_names),
+        in_chans=channels,
+        image_size=(height, width),
+        activation=str(activation),
+        dropout=float(dropout),
+    )
 
 
 def fill(net: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:

@@ -101,7 +101,16 @@ class Trainer:
         )
         self.progress = Progress(config, self.sampler.plan)
 
-        model = build_model(config.model, activation=config.activation, dropout=config.dropout, seed=config.seed)
+        channels, *size = data.train.shape
+        model = build_model(
+            config.model,
+            num_classes=len(data.class_names),
+            in_chans=channels,
+            image_size=(size[0], size[1]),
+            activation=config.activation,
+            dropout=config.dropout,
+            seed=config.seed,
+        )
         self.model = model.to(world.device)
         self.parameters = list(self.model.parameters())
         self.parts = choose_parts(self.model, config, world, amp)

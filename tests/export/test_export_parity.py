@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from benchmarks.damage import made_up
 from distmnist.checkpoint import source, storage
 from distmnist.checkpoint.source import Trained
+from distmnist.data.dataset import DatasetFacts
 from distmnist.data.known import load_sample
 from export import __main__ as command
 from export import folder, gate, job, onnx_file, parity, provenance, reference, torchscript
@@ -143,7 +144,7 @@ def test_the_gate_catches_a_swapped_net(mlp: Trained, cases, deployed: Path) -> 
 def test_the_gate_catches_torchscript_with_one_bit_changed(mlp: Trained, cases) -> None:
     state = {name: tensor.clone() for name, tensor in mlp.net.state_dict().items()}
     last_bit(state["fc2.weight"].numpy())
-    other = source.build("mlp", mlp.options, Path("other"))
+    other = source.build("mlp", mlp.options, mlp.dataset, Path("other"))
     source.fill(other, state, Path("other"))
     _, failures = gate.prove_torchscript(torchscript.to_torchscript(other), mlp, cases)
     assert failures == ["fc2.weight is not what was trained, bit for bit"]
@@ -260,7 +261,7 @@ def test_a_manifest_that_lacks_entries_is_one_line_and_2(tmp_path: Path, capsys)
 @pytest.mark.usefixtures("few_batches")
 def test_verify_against_a_run_finds_another_runs_export(deployed_mlp: Path, tmp_path: Path, capsys) -> None:
     """The folder is consistent in itself, but not what this run trained."""
-    state = source.build("mlp", {}, Path("other")).state_dict()
+    state = source.build("mlp", {}, DatasetFacts("mnist", 30, 20), Path("other")).state_dict()
     other = dataclasses.replace(made_up(1), model=state, config={"model": "mlp"}, dataset=load_sample().describe())
     (tmp_path / "other.pt").write_bytes(storage.to_bytes(other))
     assert verify(deployed_mlp, str(tmp_path / "other.pt")) == 3

@@ -1,4 +1,4 @@
-"""The two published nets: their layers, their names, their initial weights."""
+"""The two published models: layers, names, initial weights, and what they become for other images."""
 
 import pytest
 import torch
@@ -121,3 +121,34 @@ def test_an_unknown_net_is_a_key_error_for_the_library_and_one_line_for_the_comm
     with pytest.raises(UsageError, match="--model transformer is unknown; choose from all, mlp, cnn"):
         check_models(resolve({"model": "transformer"}))
     assert resolve({}).models == list(MODELS) == list(MODEL_NAMES) and resolve({"model": "cnn"}).models == ["cnn"]
+
+
+@pytest.mark.parametrize(
+    ("net", "parameters"),
+    [
+        ("mlp", (3 * 20 * 33 + 1) * 128 + 129 * 64 + 65 * 7),
+        ("cnn", 28 * 32 + 289 * 64 + 2561 * 128 + 129 * 64 + 65 * 7),
+    ],
+)
+def test_a_model_is_built_for_the_images_and_classes_of_its_data(net, parameters):
+    model = build_model(net, num_classes=7, in_chans=3, image_size=(20, 33), seed=2)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model(torch.zeros(2, 3, 20, 33)).shape == (2, 7)
+
+
+def test_images_that_two_poolings_leave_nothing_of_are_refused():
+    with pytest.raises(UsageError, match="3 x 28 are too small"):
+        build_model("cnn", image_size=(3, 28))
+
+
+def test_a_model_is_given_the_arguments_that_its_signature_names(monkeypatch):
+    given = []
+
+    def mine(in_chans, image_size, width=3):
+        given.append((in_chans, image_size, width))
+        return torch.nn.Flatten()
+
+    monkeypatch.setitem(MODELS, "mine", mine)
+    build_model("mine", in_chans=3, image_size=(32, 32), dropout=0.5)
+    build_model("mine", image_size=(32, 16))
+    assert given == [(3, 32, 3), (1, (32, 16), 3)]

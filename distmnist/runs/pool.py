@@ -26,7 +26,7 @@ from distmnist.data.dataset import DatasetFacts
 from distmnist.distributed.launcher import VARIABLES
 from distmnist.errors import RunError, UsageError
 from distmnist.machine import die_with_parent, usable_cores
-from distmnist.runs.job import check_models
+from distmnist.runs.opening import check_models
 from distmnist.runs.records import FINISHED, Record, RunConfig, RunSummary, read
 from distmnist.runs.rundir import RunDirectory
 from distmnist.training.requests import Request

@@ -17,7 +17,7 @@ from distmnist.config import resolve
 from distmnist.distributed.launcher import parent_process
 from distmnist.distributed.rendezvous import Member, meet
 from distmnist.errors import RunError, UsageError
-from distmnist.runs import job, records
+from distmnist.runs import opening, records
 from distmnist.runs.rundir import Launch
 
 
@@ -152,7 +152,7 @@ def test_only_a_restart_of_the_same_command_is_an_earlier_attempt(tmp_path, what
     path = noted_run(tmp_path / "run", **noted)
     mine = {"run_id": "job", "agents": {"a"}, "process": "new", **mine}
     launch = Launch(**mine | {"agents": frozenset(mine["agents"])})
-    found_path = launch.earlier_attempt(path, lambda config: job.is_same_command(config, resolve({})))
+    found_path = launch.earlier_attempt(path, lambda config: opening.is_same_command(config, resolve({})))
     assert found_path == (path if found else None), what
 
 

@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 PUBLIC = {
     "TrainConfig": "config",
     "Dataset": "data.dataset",
+    "LabelledImages": "data.dataset",
     "load_dataset": "data.known",
     "build_model": "models.build",
     "Callback": "training.callbacks",

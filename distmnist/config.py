@@ -237,7 +237,7 @@ class TrainConfig(_Checked):
     data: str = option(
         "mnist",
         "data set; sample: the 5,000 digits of MNIST that come with distmnist. Where neither this nor --data-dir nor"
-        " $DISTMNIST_DATA is given, the sample stands in for an MNIST that cannot be had",
+        " $DISTMNIST_DATA is given, the sample is used if MNIST can be neither found nor downloaded",
         group=RUN,
         choices=("mnist", "sample"),
     )

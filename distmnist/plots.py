@@ -235,7 +235,7 @@ def plain_logarithm(axes: "Axes") -> None:
 
 
 def confusion(matrix: Any, net: str) -> "Figure":
-    """Counts of the test digits, int [10, 10]: row the label, column what was said. Colour is for mistakes alone."""
+    """Counts of the test images, int [classes, classes]: row the label, column the prediction. Mistakes stand out."""
     from matplotlib.patches import Rectangle
 
     counts = np.asarray(matrix)
@@ -250,8 +250,8 @@ def confusion(matrix: Any, net: str) -> "Figure":
             colour = PALETTE["line"] if right else PALETTE["a"]
             axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, color=colour, alpha=shade, lw=0))
             axes.text(column, row, str(count), ha="center", va="center", fontsize=8)
-    digits = range(len(counts))
-    axes.set(xlim=(-0.6, 9.6), ylim=(9.6, -0.6), xticks=digits, yticks=digits, aspect="equal")
+    classes, end = range(len(counts)), len(counts) - 0.4
+    axes.set(xlim=(-0.6, end), ylim=(end, -0.6), xticks=classes, yticks=classes, aspect="equal")
     axes.set(xlabel=f"what the {net} said", ylabel="what it was")
     axes.grid(False)
     axes.spines[:].set_visible(False)

@@ -1,4 +1,4 @@
-"""The command: python -m distmnist.export RUN_OR_SNAPSHOT, or python -m distmnist.export --verify DIR.
+"""The command: python -m distmnist.export RUN_OR_CHECKPOINT, or python -m distmnist.export --verify DIR.
 
 Exit codes: 0 done and proved; 1 failed; 2 wrong usage or input; 3 parity failed; 130 SIGINT.
 """
@@ -25,13 +25,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line. Raises UsageError; `--help` prints and exits."""
     parser = Parser(
         prog="distmnist.export",
-        usage="python -m distmnist.export RUN_OR_SNAPSHOT [options]\n"
-        "       python -m distmnist.export --verify DIR [RUN_OR_SNAPSHOT] [--data-dir DIR]",
+        usage="python -m distmnist.export RUN_OR_CHECKPOINT [options]\n"
+        "       python -m distmnist.export --verify DIR [RUN_OR_CHECKPOINT] [--data-dir DIR]",
         description="Exports trained nets and proves that the files decide as the nets do, on every test digit.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "path", nargs="?", type=to_path, metavar="RUN_OR_SNAPSHOT", help="a run's directory, or a .pt file"
+        "path", nargs="?", type=to_path, metavar="RUN_OR_CHECKPOINT", help="a run's directory, or a .pt file"
     )
     parser.add_argument("--verify", type=to_path, metavar="DIR", help="prove an exported folder again; writes nothing")
     parser.add_argument("--output", type=to_path, metavar="DIR", help="where the files go (default: RUN/export)")

@@ -51,6 +51,8 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
     for trained in nets:
         if trained.result is None:
             warn(f"{trained.name} is not finished: its training was interrupted")
+    for trained in nets:
+        check_exportable(trained)
     dataset = find_dataset([trained.dataset for trained in nets], data_dir, noted_data(path))
     output = output or (path if path.is_dir() else path.parent) / "export"
     beside = output if output.name.strip(".") else output.resolve()  # "." has no name
@@ -77,6 +79,17 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
     say_results(report)
     say(f"proved and written: {output}")
     say(f"next: {hint(output / 'predict.py', output / gate.names(nets[-1].name)['pixels'])} IMAGE")
+
+
+def check_exportable(trained: Trained) -> None:
+    """Raises UsageError for a net of other images than the exported files take."""
+    facts = trained.dataset
+    if facts.shape != (1, 28, 28) or len(facts.class_names) != 10:
+        shape = " x ".join(map(str, facts.shape))
+        raise UsageError(
+            f"{trained.name} was trained on images of {shape} and {len(facts.class_names)} classes; only nets of"
+            " 1 x 28 x 28 and 10 classes can be exported so far"
+        )
 
 
 def check_temporary_directory() -> None:
@@ -202,8 +215,8 @@ def rebuild(path: Path, name: str, entry: ExportedModel) -> Trained:
     except (OSError, ValueError, KeyError, msgspec.DecodeError) as error:
         raise UsageError(f"{file} cannot be read: {error}") from error
     net = source.build(name, options, dataset, file)
-    known = {key: torch.tensor(state[key]) for key in net.state_dict() if key in state}
-    source.fill(net, known, file)
+    weights = {key: torch.tensor(state[key]) for key in net.state_dict() if key in state}
+    source.fill(net, weights, file)
     return Trained(name, net, weights_sha256(net.state_dict()), options, dataset, None)
 
 

@@ -33,8 +33,6 @@ EXCEPTIONS = {
     # Typed records: what an export and the others ask of a run will lie below training.
     ("runs.pool", "train"),
     ("export.job", "runs"),
-    ("export.provenance", "training"),
-    ("export.reference", "training"),
 }
 """(module, part): known, to be taken away. A new one is a mistake."""
 

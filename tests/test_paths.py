@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
         *((report.main, ["run", option, ""], option) for option in ("--output", "--data-dir")),
         *((export.main, ["run", option, ""], option) for option in ("--output", "--data-dir", "--verify")),
         (report.main, [""], "RUN"),
-        (export.main, [""], "RUN_OR_SNAPSHOT"),
+        (export.main, [""], "RUN_OR_CHECKPOINT"),
         (predict.main, ["", "1.png"], "MODEL.onnx"),
         (predict.main, ["a.onnx", ""], "IMAGE"),
     ],

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from distmnist.checkpoint import storage
@@ -19,9 +20,6 @@ MAX_BYTES = 512 * 2**20
 """Of a checkpoint, on disk and unpacked: a hundred times what the larger net with its optimizer takes."""
 
 
-MAX_NUMBERS = 2**20
-"""Of an image, channels times height times width: no checkpoint of MAX_BYTES holds weights for more."""
-
 T = TypeVar("T")
 
 
@@ -29,8 +27,8 @@ T = TypeVar("T")
 class Trained:
     """One net as it was trained: in evaluation mode, float32, on the CPU.
 
-    options: those that changed the result, by name; dataset: name and sizes; result: the figures of summary.json, None
-    if training was interrupted.
+    options: those that changed the result, by name; dataset: what it was trained on; result: the figures of
+    summary.json, None if training was interrupted.
     """
 
     name: str
@@ -115,9 +113,9 @@ def from_checkpoint(checkpoint: Checkpoint, where: Path) -> Trained:
 
 
 def build(name: str, options: Mapping[str, Json], dataset: DatasetFacts, where: Path) -> nn.Module:
-    """The net `name` of MODELS for such a data set, not yet with its weights.
+    """The net `name` of MODELS for such a data set, without weights: on the device "meta", so it takes no memory.
 
-    Raises UsageError: unknown net or options, or images that no model is built for.
+    Raises UsageError: unknown net or options, or a description that is of no data set.
     """
     activation, dropout = options.get("activation", "relu"), options.get("dropout", 0.0)
     if name not in MODELS:
@@ -125,25 +123,30 @@ def build(name: str, options: Mapping[str, Json], dataset: DatasetFacts, where: 
     if activation not in ACTIVATIONS or not isinstance(dropout, float | int) or not 0 <= dropout < 1:
         raise UsageError(f"{where} has activation {activation!r} and dropout {dropout!r}, which no net has")
     channels, height, width = dataset.shape
-    if min(dataset.shape) < 1 or channels * height * width > MAX_NUMBERS or not dataset.class_names:
-        raise UsageError(f"{where} is of images of shape {dataset.shape}, for which no model is built")
-    return build_model(
-        name,
-        num_classes=len(dataset.class_names),
-        in_chans=channels,
-        image_size=(height, width),
-        activation=str(activation),
-        dropout=float(dropout),
-    )
+    described = len(dataset.mean) == len(dataset.std) == channels and min(dataset.shape) > 0 and min(dataset.std) > 0
+    if not described or not dataset.class_names:
+        raise UsageError(f"{where} describes a data set that cannot be: {dataset.to_json()}")
+    try:
+        with torch.device("meta"):
+            return build_model(
+                name,
+                num_classes=len(dataset.class_names),
+                in_chans=channels,
+                image_size=(height, width),
+                activation=str(activation),
+                dropout=float(dropout),
+            )
+    except (UsageError, RuntimeError) as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 def fill(net: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
     """Gives the net its trained weights and readies it to be asked. UsageError: they do not fit, or are not finite."""
     try:
-        net.load_state_dict(state)
+        net.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UsageError(f"{where}: the weights do not fit the net: {reason}") from error
-    net.requires_grad_(False).eval()
+    net.float().requires_grad_(False).eval()
     if broken := [key for key, tensor in net.state_dict().items() if not bool(tensor.isfinite().all())]:
         raise UsageError(f"{where}: {broken[0]} is not finite; train again with a lower --lr")

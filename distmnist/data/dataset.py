@@ -93,16 +93,34 @@ class DatasetFacts:
     def __str__(self) -> str:
         return f"{self.name} of {self.train:,} + {self.test:,}"
 
+    def difference(self, expected: "DatasetFacts") -> str | None:
+        """In words, how this data set is not the expected one; None if it is."""
+        for field in dataclasses.fields(self):
+            found, wanted = getattr(self, field.name), getattr(expected, field.name)
+            if found != wanted:
+                return f"{self}, where {expected} is expected, has another {field.name}: {found}, not {wanted}"
+        return None
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """name: as in summaries, "mnist" or "mnist-sample"; origin: where it came from, for people."""
+    """name: as in summaries, "mnist" or "mnist-sample"; origin: where it came from, for people.
+
+    Raises UsageError where the parts do not fit each other or the class names.
+    """
 
     name: str
     origin: str
     train: LabelledImages
     test: LabelledImages
     class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        train, channels = self.train, self.train.shape[0]
+        if (train.shape, train.mean, train.std) != (self.test.shape, self.test.mean, self.test.std):
+            raise UsageError(f"{self.origin}: images for training and for testing differ in shape, mean or std")
+        if not len(train.mean) == len(train.std) == channels or min(train.std) <= 0:
+            raise UsageError(f"{self.origin}: mean and std must have {channels} numbers, those of std above 0")
 
     def to(self, device: torch.device) -> "Dataset":
         return dataclasses.replace(self, train=self.train.to(device), test=self.test.to(device))

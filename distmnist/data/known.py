@@ -1,4 +1,4 @@
-"""Finds and reads the known data sets: MNIST from disk or a download, or the 5,000 real digits that come along."""
+"""Finds and reads MNIST, from disk or a download, and the 5,000 real digits that come with distmnist."""
 
 import contextlib
 import io
@@ -235,14 +235,17 @@ def load(name: str, directory: Path) -> Dataset:
     return Dataset("mnist", f"{folder}, digests verified", train, test, DIGITS)
 
 
-def load_dataset(name: str = "mnist", directory: str | Path = "data") -> Dataset:
+def load_dataset(name: str = "mnist", directory: str | Path | None = None) -> Dataset:
     """The data set `name`, a value of --data; MNIST is downloaded into `directory` if it is not there.
 
-    Raises UsageError if it is neither there nor to be had.
+    directory: by default $DISTMNIST_DATA, else ./data. Raises UsageError for an unknown name, and if the data set can
+    be neither found nor downloaded.
     """
-    directory = Path(directory)
-    provide(name, directory, True, lambda _: None)
-    return load(name, directory)
+    if name not in NAMES:
+        raise UsageError(f"the data set {name!r} is unknown; choose from {', '.join(NAMES)}")
+    place = expand(str(directory or os.environ.get("DISTMNIST_DATA") or "data"))
+    provide(name, place, True, lambda _: None)
+    return load(name, place)
 
 
 def load_or_sample(name: str, directory: Path, chosen: bool) -> Dataset:
@@ -263,20 +266,21 @@ def find_dataset(wanted: DatasetFacts, directory: Path | None, noted: Sequence[P
     described otherwise.
     """
     dataset = _load_from(wanted.name, directory, noted, purpose)
-    if (found := dataset.describe()) != wanted:
-        raise UsageError(f"{dataset.origin}: found {found}, expected {wanted}: {purpose}")
+    if difference := dataset.describe().difference(wanted):
+        raise UsageError(f"{dataset.origin}: {difference}: {purpose}")
     return dataset
 
 
 def _load_from(name: str, directory: Path | None, noted: Sequence[Path], purpose: str) -> Dataset:
     """The data set called `name`: see `find_dataset`."""
+    option_of(name)
     if name == NAMES["sample"]:
         return load_sample()
     named = os.environ.get("DISTMNIST_DATA")
     chosen = directory or (expand(named) if named else None)
     places = [chosen] if chosen else list(dict.fromkeys([*noted, Path("data")]))
     damage = None
-    for place in places if name == NAMES["mnist"] else ():
+    for place in places:
         try:
             return load("mnist", place)
         except NotFound:

@@ -28,7 +28,7 @@ class OneDNNCNN(nn.Module):
         self.cnn = cnn
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images, float32 [n, 1, 28, 28] -> logits, float32 [n, 10]: the CNN's, but for rounding."""
+        """Normalised images, float32 [n, C, H, W] -> logits, float32 [n, classes]: the CNN's, but for rounding."""
         x = functional.relu(self.cnn.pool(self.cnn.conv1(images.to_mkldnn())))
         x = self.cnn.pool(self.cnn.conv2(x)).to_dense()
         return self.cnn.classify(functional.relu_(x))  # nothing else reads what it overwrites
@@ -46,7 +46,7 @@ class FunctionalMLP(nn.Module):
         self.last = mlp.fc3.weight, mlp.fc3.bias
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images, float [n, 1, 28, 28] -> logits, float [n, 10]."""
+        """Normalised images, float [n, C, H, W] -> logits, float [n, classes]."""
         x = torch.flatten(images, 1)
         for weight, bias in self.hidden:
             x = self.mlp.activation(functional.linear(x, weight, bias))

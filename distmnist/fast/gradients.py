@@ -28,7 +28,7 @@ class ShardLoss(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, images: Tensor, labels: Tensor, requests: Tensor) -> tuple[Tensor, Tensor]:
-        """Images, float [n, 1, 28, 28]; labels, int64 [n]; requests, float [2]; n may be 0.
+        """Images, float [n, C, H, W]; labels, int64 [n]; requests, float [2]; n may be 0.
 
         Returns the sum of the losses, float32, and the shard's StepStats, float [3].
         """

@@ -2,11 +2,12 @@
 `MODEL_NAMES`. It is trained as it is written."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn
 
+from distmnist.errors import UsageError
 from distmnist.models.cnn import CNN
 from distmnist.models.mlp import FullyConnectedNN
 from distmnist.seeds import seed_for
@@ -28,8 +29,9 @@ def build_model(
     """A model of `MODELS` on the CPU, its initial weights a function of (seed, name) and the shapes alone.
 
     in_chans: channels of an image; image_size: height and width, as one number where they are equal. The defaults are
-    MNIST's: then the published models. Raises KeyError for an unknown name, UsageError for images that are too small.
+    MNIST's: then the published models. Raises UsageError for an unknown name, and for images that are too small.
     """
+    check_models([name])
     height, width = image_size
     known = {
         "num_classes": num_classes,
@@ -41,6 +43,13 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights", name))
         return MODELS[name](**accepted(MODELS[name], known))
+
+
+def check_models(names: Iterable[str]) -> None:
+    """Raises UsageError for a name that is not in `MODELS`."""
+    for name in names:
+        if name not in MODELS:
+            raise UsageError(f"--model {name} is unknown; choose from all, {', '.join(MODELS)}")
 
 
 def accepted(build: Callable[..., nn.Module], known: Mapping[str, object]) -> dict[str, object]:

@@ -1,5 +1,5 @@
 // What the page needs to answer: a drawing becomes 28 x 28 pixels as export/predict.py makes them, and a net reads them.
-// Pure functions, no page; tests/test_report_net.py runs them beside export.predict and the trained nets.
+// Pure functions, no page; tests/report/test_report_net.py runs them beside export.predict and the trained nets.
 "use strict";
 
 const WORKING = 160; // pixels a side of a drawing: export.predict's, so that it resizes nothing

@@ -133,7 +133,8 @@ def context(
     pictured = {index for indices in wanted.values() for index in indices}
     pictured |= set(pair.digits[:PICTURES]) if pair else set()
     parts = [part for part in (material.study, *material.sweeps) if part]
-    drawable = [one for one in shown if type(one.trained.net) in (FullyConnectedNN, CNN)]
+    of_digits = material.dataset.name in TITLES  # only they are drawn by hand
+    drawable = [one for one in shown if of_digits and type(one.trained.net) in (FullyConnectedNN, CNN)]
     return {
         "generator": GENERATOR,
         "version": __version__,

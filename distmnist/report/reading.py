@@ -48,7 +48,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """Everything that one page is about; dataset: its name and sizes, the same for all."""
+    """Everything that one page is about; dataset: the same for all."""
 
     dataset: DatasetFacts
     runs: list[Run]
@@ -61,29 +61,26 @@ def read(paths: Sequence[Path]) -> Material:
     runs: list[Run] = []
     studies: list[StudyResult] = []
     sweeps: list[SweepResult] = []
-    found: dict[str, Path] = {}
+    found: dict[DatasetFacts, Path] = {}
     for path in paths:
         if (path / "study.json").is_file():
             studies.append(read_finished(path / "study.json", StudyResult))
             runs += [dataclasses.replace(read_run(member), of_study=True) for member in members(path, studies[-1])]
-            found.setdefault(studies[-1].dataset.name, path)
+            found.setdefault(studies[-1].dataset, path)
         elif (path / "sweep.json").is_file():
             sweeps.append(read_sweep(path / "sweep.json"))
-            found.setdefault(sweeps[-1].dataset.name, path)
+            found.setdefault(sweeps[-1].dataset, path)
         else:
             runs.append(read_run(path))
     for run in runs:
-        found.setdefault(run.summary.dataset.name, run.path)
+        found.setdefault(run.summary.dataset, run.path)
     if len(found) > 1:
-        told = " and ".join(f"{path} on {name}" for name, path in found.items())
+        told = " and ".join(f"{path} on {facts}" for facts, path in found.items())
         raise UsageError(f"results of different data sets do not compare: {told}; name those of one")
-    if len({run.summary.dataset for run in runs}) > 1:
-        raise UsageError("the runs have the same data set's name and different sizes; they do not compare")
     if len(studies) > 1:
         raise UsageError("a page is about one study; name one")
     refuse_twins(runs)
-    dataset = runs[0].summary.dataset if runs else studies[0].dataset if studies else sweeps[0].dataset
-    return Material(dataset, runs, studies[0] if studies else None, sweeps)
+    return Material(next(iter(found)), runs, studies[0] if studies else None, sweeps)
 
 
 def read_finished(path: Path, kind: type[R]) -> R:
@@ -178,7 +175,7 @@ def refuse_twins(runs: Sequence[Run]) -> None:
             if key in known:
                 raise UsageError(
                     f"{known[key]} and {run.path} trained {net.name} with the same options and random seed:"
-                    " they are no two repeats; name one of them"
+                    " they are not independent repeats; name one of them"
                 )
             known[key] = run.path
 

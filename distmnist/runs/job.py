@@ -33,10 +33,10 @@ from distmnist.machine import (
     keep_freed_memory,
     versions,
 )
-from distmnist.models.build import build_model
+from distmnist.models.build import build_model, check_models
 from distmnist.runs import table
 from distmnist.runs.callbacks import ConsoleOutput, RequestOnSignal, SaveCheckpoints, listed
-from distmnist.runs.opening import check_models, launch, open_run
+from distmnist.runs.opening import launch, open_run
 from distmnist.runs.records import FINISHED, INTERRUPTED, RunConfig, RunSummary
 from distmnist.runs.rundir import Launch, RunDirectory
 from distmnist.training.callbacks import Callback
@@ -46,7 +46,7 @@ from distmnist.training.requests import Signals
 from distmnist.training.trainer import fit
 
 DOWNLOAD_SECONDS = 3600.0
-"""How long the other ranks wait while one downloads, or waits for another run that does: see `data.LOCK_SECONDS`."""
+"""How long the other ranks wait while one downloads, or waits for a run that does: see `data.known.LOCK_SECONDS`."""
 
 PLOTS_SECONDS = 600.0
 """How long the other ranks wait while rank 0 draws: on a fresh machine matplotlib first looks at every font."""
@@ -126,7 +126,7 @@ def compare_options(world: World, job: Job) -> None:
         for name in job.common.options():
             values = list(dict.fromkeys(getattr(config, name) for config in job.configs))
             statement[option_flag(name)] = values[0] if len(values) == 1 else values  # a recipe may tell nets apart
-        check_models(job)
+        check_models(job.models)
         if world.size > world.local_size and not job.run.output:
             raise UsageError("--output must be named when there are several nodes; rank 0's node writes it")
 
@@ -175,10 +175,9 @@ def find_dataset(world: World, log: Log, job: Job, checkpoints: dict[str, Checkp
         dataset = known.load_or_sample(name, directory, chosen)
         statement["the data set"] = dataset.name
         for net, checkpoint in checkpoints.items():
-            if checkpoint.dataset != dataset.describe():
+            if difference := dataset.describe().difference(checkpoint.dataset):
                 raise UsageError(
-                    f"--resume: {net} was trained on other digits, {checkpoint.dataset}, than are found now,"
-                    f" {dataset.describe()}; choose the right --data-dir"
+                    f"--resume: {net} was trained on a different data set: {difference}; choose the right --data-dir"
                 )
     if reason:
         log.warn(known.substituted(directory, reason))

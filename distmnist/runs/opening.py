@@ -21,16 +21,9 @@ from distmnist.data import known
 from distmnist.distributed.launcher import this_process
 from distmnist.distributed.world import World
 from distmnist.errors import UsageError
-from distmnist.models.build import MODELS
+from distmnist.models.build import check_models
 from distmnist.runs.records import RunConfig
 from distmnist.runs.rundir import Launch, RunDirectory, newer_than_latest, noted_data
-
-
-def check_models(job: Job) -> None:
-    """Raises UsageError for a model that is not in `MODELS`."""
-    for config in job.configs:
-        if config.model not in MODELS:
-            raise UsageError(f"--model {config.model} is unknown; choose from all, {', '.join(MODELS)}")
 
 
 def open_run(
@@ -97,7 +90,7 @@ def resume(directory: RunDirectory, asked: Job, log: Log) -> tuple[Options, dict
         merged |= {"data_dir": places[0]} if places else {}
     checkpoints = {}
     job = resolve(merged)
-    check_models(job)
+    check_models(job.models)
     for new in job.configs:
         net = new.model
         old = in_force.get(net) or resolve_model(before.explicit, net)  # a recipe may have changed since
@@ -114,7 +107,9 @@ def resume(directory: RunDirectory, asked: Job, log: Log) -> tuple[Options, dict
         if checkpoint:
             position = checkpoint.progress.global_step
             if new.max_steps and new.max_steps < position:
-                raise UsageError(f"--max-steps {new.max_steps}: {net} has had {position} steps; name as many, or more")
+                raise UsageError(
+                    f"--max-steps {new.max_steps}: {net} has already had {position} steps; use {position} or more"
+                )
             log.say(f"going on with {net} after step {position:,}")
             checkpoints[net] = checkpoint
     return merged, checkpoints

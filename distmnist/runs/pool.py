@@ -26,7 +26,7 @@ from distmnist.data.dataset import DatasetFacts
 from distmnist.distributed.launcher import VARIABLES
 from distmnist.errors import RunError, UsageError
 from distmnist.machine import die_with_parent, usable_cores
-from distmnist.runs.opening import check_models
+from distmnist.models.build import check_models
 from distmnist.runs.records import FINISHED, Record, RunConfig, RunSummary, read
 from distmnist.runs.rundir import RunDirectory
 from distmnist.training.requests import Request
@@ -57,7 +57,7 @@ class Member:
         Of the data, see `check_dataset`: those that were not chosen are not known yet.
         """
         config, job = self.config(), resolve(self.given)
-        check_models(job)
+        check_models(job.models)
         for wanted in job.configs:
             if not config or wanted.model not in config.options:
                 continue

@@ -204,7 +204,9 @@ class RunDirectory:
             self.damaged.add(model)
         return checkpoint, trouble
 
-    def write_predictions(self, model: str, arrays: Mapping[str, NDArray[np.uint8] | NDArray[np.float32]]) -> None:
+    def write_predictions(
+        self, model: str, arrays: Mapping[str, NDArray[np.uint8] | NDArray[np.int32] | NDArray[np.float32]]
+    ) -> None:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # the stub takes a name for an option
         self.write(f"{model}/predictions.npz", buffer.getvalue())

@@ -23,7 +23,7 @@ try:
 except ModuleNotFoundError as error:
     raise UsageError("the statistics need scipy; install distmnist with the extra: pip install '.[study]'") from error
 
-Labels = NDArray[np.uint8]
+Labels = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from distmnist.distributed.launcher import refuse_separate_tasks
 from distmnist.errors import UsageError
 from distmnist.recipes import RECIPES
 
-OWN = ("recipe", "output", "resume", "seed", "virtual_ranks", "timeout")
+OWN = ("recipe", "output", "resume", "seed", "virtual_ranks", "timeout", "print_fast")
 """Options of training that a study sets itself, or that one process has no use for."""
 
 

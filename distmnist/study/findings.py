@@ -152,7 +152,7 @@ class Findings:
 
     def _not_as_published(self) -> str | None:
         if self.dataset.name != "mnist":
-            return "these digits are the sample, not MNIST"
+            return f"these images are of {self.dataset.name}, not of mnist"
         if not all(claims.published({**self.given, "recipe": "reference"}, net) for net in self.nets):
             return "an option that was typed departs from the published recipe"
         return None
@@ -197,7 +197,7 @@ def read_answers(folders: Mapping[int, Path]) -> Answers:
             with np.load(folder / "predictions.npz") as arrays:
                 predictions.append(arrays["predictions"])
                 losses.append(arrays["losses"].astype(np.float64))
-                labels.append(arrays["labels"])
+                labels.append(arrays["labels"].astype(np.int64))
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(f"{folder / 'predictions.npz'} cannot be read: {error}") from error
     if any(not np.array_equal(one, labels[0]) for one in labels):

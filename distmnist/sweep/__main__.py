@@ -27,7 +27,7 @@ SPACE: dict[str, list[Json]] = {
 }
 """What is explored if nothing is listed: the published options and batch sizes, each with values on either side."""
 
-OWN = ("model", "val_fraction", "output", "resume", "seed", "virtual_ranks", "timeout")
+OWN = ("model", "val_fraction", "output", "resume", "seed", "virtual_ranks", "timeout", "print_fast")
 """Options of training that have one value in the whole sweep, or that one process has no use for."""
 
 

@@ -152,7 +152,9 @@ class Trials:
         if not self.winner:
             return [], ["nothing is concluded from an unfinished sweep"]
         if self.facts.dataset.name != "mnist":
-            return [], ["the published claims are not judged: these digits are the sample, not MNIST"]
+            return [], [
+                f"the published claims are not judged: these images are of {self.facts.dataset.name}, not of mnist"
+            ]
         notes = ["one random seed tells no setting from another: use --repeats 3"] if len(self.seeds) == 1 else []
         return claims.of_the_hyperparameters(self.net, self.entries()), notes
 

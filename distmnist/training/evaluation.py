@@ -63,12 +63,13 @@ class Evaluation:
         confusion = self.confusion
         return (confusion.diagonal() / confusion.sum(1).clamp(min=1)).tolist()
 
-    def arrays(self) -> dict[str, NDArray[np.uint8] | NDArray[np.float32]]:
-        """What predictions.npz holds: uint8, float32 and uint8, each [n]."""
+    def arrays(self) -> dict[str, NDArray[np.uint8] | NDArray[np.int32] | NDArray[np.float32]]:
+        """What predictions.npz holds, each [n]: classes as uint8, or as int32 where there are more than 256."""
+        kind = torch.uint8 if self.classes <= 256 else torch.int32
         return {
-            "predictions": self.predictions.to(torch.uint8).numpy(),
+            "predictions": self.predictions.to(kind).numpy(),
             "losses": self.losses.numpy(),
-            "labels": self.labels.to(torch.uint8).numpy(),
+            "labels": self.labels.to(kind).numpy(),
         }
 
 

@@ -15,8 +15,8 @@ from onnx import helper, numpy_helper
 from benchmarks.damage import made_up
 from distmnist.checkpoint import source, storage
 from distmnist.checkpoint.source import Trained
-from distmnist.data.dataset import DatasetFacts
 from distmnist.data.known import load_sample
+from distmnist.models.build import build_model
 from export import __main__ as command
 from export import folder, gate, job, onnx_file, parity, provenance, reference, torchscript
 
@@ -261,7 +261,7 @@ def test_a_manifest_that_lacks_entries_is_one_line_and_2(tmp_path: Path, capsys)
 @pytest.mark.usefixtures("few_batches")
 def test_verify_against_a_run_finds_another_runs_export(deployed_mlp: Path, tmp_path: Path, capsys) -> None:
     """The folder is consistent in itself, but not what this run trained."""
-    state = source.build("mlp", {}, DatasetFacts("mnist", 30, 20), Path("other")).state_dict()
+    state = build_model("mlp").state_dict()
     other = dataclasses.replace(made_up(1), model=state, config={"model": "mlp"}, dataset=load_sample().describe())
     (tmp_path / "other.pt").write_bytes(storage.to_bytes(other))
     assert verify(deployed_mlp, str(tmp_path / "other.pt")) == 3

@@ -262,7 +262,7 @@ def test_what_is_no_finished_run_is_refused_in_a_line(finished: Path, copy: Path
     change(other / "summary.json", lambda s: s["dataset"].update(name="mnist"))
     assert "different data sets do not compare" in refusal(capsys, finished, other)
     twin = made_up(finished, tmp_path / "twin")
-    assert "they are no two repeats" in refusal(capsys, finished, twin)
+    assert "they are not independent repeats" in refusal(capsys, finished, twin)
     unfinished = sweep(tmp_path / "sweep")
     change(unfinished / "sweep.json", lambda s: s.update(status="interrupted"))
     assert "sweep is not finished (interrupted)" in refusal(capsys, unfinished)

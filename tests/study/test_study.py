@@ -87,7 +87,7 @@ def test_nets_and_recipes_are_compared_over_the_seeds_and_the_verdict_is_said_in
 def test_no_published_figure_or_claim_stands_beside_the_sample(command):
     fabricate()
     _, out, _ = command("--repeats=3", "--recipes=reference")
-    assert written()["claims"] == [] and "these digits are the sample, not MNIST" in out
+    assert written()["claims"] == [] and "these images are of mnist-sample, not of mnist" in out
     assert not any(word in out for word in ("97.42", "98.88", "CONFIRMED", "REFUTED", "PARTLY SUPPORTED"))
 
 

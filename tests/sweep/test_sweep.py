@@ -177,7 +177,7 @@ def test_trials_are_judged_without_any_test_figure_and_the_winner_alone_is_teste
     assert winner["options"] == {"lr": 0.01, "epochs": 1} and winner["seeds"] == [2, 3]
     assert winner["test_accuracy"]["mean"] == pytest.approx(114 / 120) and winner["test_loss"]["mean"] == 0.1
     assert "held-out accuracy" in out and "test accuracy 95.00%" in out
-    assert found["claims"] == [] and "these digits are the sample, not MNIST" in out
+    assert found["claims"] == [] and "these images are of mnist-sample, not of mnist" in out
 
 
 def test_on_mnist_the_published_hyperparameters_are_marked(command):

@@ -138,6 +138,8 @@ def test_the_public_names_train_a_model():
     model.load_state_dict(result.state)
     assert distmnist.Callback is Callback and distmnist.TrainConfig is TrainConfig and distmnist.fit is fit
     assert set(distmnist.__all__) <= set(dir(distmnist))
+    with pytest.raises(UsageError, match="unknown; choose from mnist, sample"):
+        distmnist.load_dataset("unheard-of")
     with pytest.raises(AttributeError, match="unheard_of"):
         distmnist.unheard_of  # noqa: B018
 

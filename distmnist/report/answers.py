@@ -15,6 +15,7 @@ from distmnist.models.inference import BATCH
 from distmnist.report.reading import Material, Net
 from distmnist.runs.records import McNemar
 from distmnist.runs.significance import LEVEL, mcnemar
+from distmnist.training.evaluation import Evaluation
 
 BINS = 10
 """Of equal width, as the expected calibration error is usually given (Guo et al., 2017)."""
@@ -48,9 +49,9 @@ class Shown:
 
     def confusion(self) -> np.ndarray:
         """int [classes, classes]: row the label, column the prediction."""
-        classes = self.probabilities.shape[1]
-        cells = np.bincount(self.net.labels.astype(int) * classes + self.net.predictions, minlength=classes**2)
-        return cells.reshape(classes, classes)
+        arrays = (self.net.predictions, self.net.losses, self.net.labels)
+        predictions, losses, labels = map(torch.from_numpy, arrays)
+        return Evaluation(predictions.long(), losses, labels.long(), self.probabilities.shape[1]).confusion.numpy()
 
     def calibration(self) -> list[dict[str, float]]:
         """The bins that hold digits: count, mean confidence, accuracy and its 95 % interval (Wilson)."""

@@ -57,7 +57,11 @@ class ProgressState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelResult(JsonRecord):
-    """A model's entry in summary.json. Losses in nats; `notebook_test_loss` in the published convention."""
+    """A model's entry in summary.json. Losses in nats; `notebook_test_loss` in the published convention.
+
+    precision, recall, f1: per class, like `per_class_accuracy`, which is the recall. The first edition wrote neither
+    them nor `balanced_accuracy`.
+    """
 
     test_accuracy: float
     test_loss: float
@@ -66,6 +70,10 @@ class ModelResult(JsonRecord):
     count: int
     per_class_accuracy: list[float]
     confusion: list[list[int]]
+    balanced_accuracy: float | None = None
+    precision: list[float] | None = None
+    recall: list[float] | None = None
+    f1: list[float] | None = None
     parameters: int
     epochs: int
     steps: int

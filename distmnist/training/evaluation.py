@@ -60,8 +60,34 @@ class Evaluation:
 
     @property
     def per_class_accuracy(self) -> list[float]:
+        return self.recall
+
+    @property
+    def recall(self) -> list[float]:
+        """Per class: of its images, the share that is predicted as it. 0 for a class without images."""
+        return (self._right / self.confusion.sum(1).clamp(min=1)).tolist()
+
+    @property
+    def precision(self) -> list[float]:
+        """Per class: of the images predicted as it, the share that is of it. 0 for a class that is never predicted."""
+        return (self._right / self.confusion.sum(0).clamp(min=1)).tolist()
+
+    @property
+    def f1(self) -> list[float]:
+        """Per class: the harmonic mean of precision and recall."""
         confusion = self.confusion
-        return (confusion.diagonal() / confusion.sum(1).clamp(min=1)).tolist()
+        return (2 * self._right / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)).tolist()
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall of the classes that have images."""
+        images = self.confusion.sum(1)
+        return float((self._right / images)[images > 0].mean())
+
+    @property
+    def _right(self) -> torch.Tensor:
+        """float64 [classes]: images of each class that are predicted as it."""
+        return self.confusion.diagonal().double()
 
     def arrays(self) -> dict[str, NDArray[np.uint8] | NDArray[np.int32] | NDArray[np.float32]]:
         """What predictions.npz holds, each [n]: classes as uint8, or as int32 where there are more than 256."""

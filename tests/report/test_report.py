@@ -120,6 +120,8 @@ def test_the_page_says_the_figures_of_the_run(finished: Path, text: str):
         assert f"{figure['parameters']:,}" in words and figure["weights_sha256"] in words
         last = (finished / net / "metrics.jsonl").read_text().splitlines()[-1]
         assert f"{json.loads(last)['train_loss']:.4f}" in words
+        assert f"{net}: balanced accuracy {100 * figure['balanced_accuracy']:.2f} %" in words
+        assert f"9 {sum(figure['confusion'][9])} {100 * figure['precision'][9]:.2f} %" in words
         table = re.search(rf"<caption>{net}: a row.*?</table>", text, re.DOTALL).group()
         cells = [int(cell) for cell in re.findall(r"<td>(\d+)</td>", table)]
         assert cells == np.ravel(figure["confusion"]).tolist()

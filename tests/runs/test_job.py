@@ -49,7 +49,7 @@ def test_a_run_of_both_nets_leaves_the_files_and_figures_of_the_contract(command
         assert figure["test_accuracy"] == figure["correct"] / 120
         assert figure["test_loss"] == pytest.approx(arrays["losses"].mean(), rel=1e-6)
         assert figure["notebook_test_loss"] > 0 and figure["train_seconds"] > 0 and figure["images_per_second"] > 0
-        assert len(figure["confusion"]) == len(figure["per_class_accuracy"]) == 10
+        assert len(figure["confusion"]) == len(figure["per_class_accuracy"]) == len(figure["f1"]) == 10
         snapshot = torch.load(run / net / "last.pt", weights_only=True)
         assert weights_sha256(snapshot["model"]) == figure["weights_sha256"]
         (line,) = (run / net / "metrics.jsonl").read_text().splitlines()

@@ -38,7 +38,11 @@ def test_predictions_losses_and_all_figures_agree_with_numpy():
     assert found.accuracy == pytest.approx((predictions == labels).mean())
     assert found.loss == pytest.approx(losses.mean(), rel=1e-5)
     assert found.confusion.tolist() == confusion.tolist()
-    assert found.per_class_accuracy == pytest.approx(np.diag(confusion) / confusion.sum(1))
+    right = np.diag(confusion)
+    assert found.recall == found.per_class_accuracy == pytest.approx(right / confusion.sum(1))
+    assert found.precision == pytest.approx(right / np.maximum(confusion.sum(0), 1))
+    assert found.f1 == pytest.approx(2 * right / (confusion.sum(0) + confusion.sum(1)))
+    assert found.balanced_accuracy == pytest.approx((right / confusion.sum(1)).mean())
     batches = [losses[start : start + 64].mean() for start in range(0, 537, 64)]
     assert found.notebook_loss == pytest.approx(sum(batches) / 537, rel=1e-5)
 
@@ -53,8 +57,19 @@ def test_sums_are_taken_in_double_precision():
     assert by_hand([1.0] + [1e-9] * 9999).loss == pytest.approx((1 + 9999e-9) / 10_000, rel=1e-9)
 
 
-def test_a_class_without_digits_counts_as_none_right():
-    assert by_hand([0.5, 0.5]).per_class_accuracy == [1.0] + [0.0] * 9
+def test_a_class_without_images_counts_as_none_right_and_not_in_the_balanced_accuracy():
+    evaluation = by_hand([0.5, 0.5])
+    for per_class in (evaluation.recall, evaluation.precision, evaluation.f1):
+        assert per_class == [1.0] + [0.0] * 9
+    assert evaluation.balanced_accuracy == 1.0
+
+
+def test_a_rare_class_weighs_as_much_as_a_common_one_in_the_balanced_accuracy():
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    evaluation = Evaluation(torch.zeros(10, dtype=torch.int64), torch.ones(10), labels, 2)
+    assert (evaluation.accuracy, evaluation.balanced_accuracy) == (0.8, 0.5)
+    assert (evaluation.precision, evaluation.recall) == ([0.8, 0.0], [1.0, 0.0])
+    assert evaluation.f1 == [pytest.approx(16 / 18), 0.0]
 
 
 def test_what_is_kept_of_every_digit_is_small_and_in_the_data_sets_order():

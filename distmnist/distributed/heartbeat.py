@@ -57,6 +57,21 @@ WAITING = {"rendezvous.py", "world.py", "heartbeat.py", "shared_memory.py"}
 """Files whose functions wait for other ranks: where a rank stands is told by what called them."""
 
 
+@contextlib.contextmanager
+def without_sigterm() -> Iterator[None]:
+    """Ignores SIGTERM in the block. torchrun sends it as soon as one rank has ended, while another one still has to
+    tell why the run failed, or hosts the store in which the others read it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
 class Heartbeat:
     """Entered by a rank for as long as it has to do with the others. Without a store it does nothing.
 
@@ -160,6 +175,7 @@ class Heartbeat:
             self.me.left = True
             self._publish(self.store)
 
+    @without_sigterm()
     def report(self, error: Exception) -> UsageError | RunError:
         """Tells all ranks why this one fails, and sees to it that one of them prints it. Returns the error to raise.
 

@@ -15,6 +15,7 @@ from distmnist.distributed.beats import Beat, judge
 from distmnist.distributed.failure import Failure
 from distmnist.distributed.heartbeat import Heartbeat
 from distmnist.distributed.launcher import process_space, process_started
+from distmnist.errors import RunError
 from distmnist.training.requests import Signals
 
 
@@ -137,6 +138,20 @@ def test_the_host_of_the_store_waits_longer_for_a_rank_that_is_late_than_for_the
     Heartbeat(store, 0, 3)._linger(store, Failure("rank 2 hangs", ranks=(2,)))
     assert informing.is_alive() == (late == 2)
     informing.join()
+
+
+def test_torchruns_sigterm_does_not_end_a_rank_that_tells_why_the_run_failed(store, monkeypatch):
+    """Nor one whose other thread does: where that hosts the store, the others could not read it."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with Heartbeat(store, 0, 1) as mine:
+            monkeypatch.setattr(heartbeat, "settle", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or Failure("told"))
+            assert mine.report(RunError("why")).printed
+            assert mine.ending.locked() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+            monkeypatch.setattr(heartbeat.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+            mine.report(RunError("why"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_without_a_store_nothing_is_done():

@@ -174,12 +174,12 @@ def test_the_data_of_a_finished_run_are_looked_for_where_they_were_named_or_else
         load()
     assert str(tmp_path / "noted") in load(tmp_path / "noted").origin
     others = DatasetFacts("mnist", 60_000, 10_000)
-    with pytest.raises(UsageError, match=r"noted, .*: found mnist of 30 \+ 20, expected mnist of 60,000 \+ 10,000"):
+    with pytest.raises(UsageError, match=r"noted, .*: mnist of 30 \+ 20, where mnist of 60,000 \+ 10,000 is expected"):
         known.find_dataset(others, tmp_path / "noted", [], "the proof needs its test digits")
     monkeypatch.delenv("DISTMNIST_DATA")
     with pytest.raises(UsageError, match=r"data/t.* holds 0 bytes"):
         load(places=[])
-    with pytest.raises(UsageError, match="no cifar10 in data"):
+    with pytest.raises(UsageError, match="the data set 'cifar10' is unknown; this distmnist has mnist"):
         known.find_dataset(DatasetFacts("cifar10", 50_000, 10_000), None, [], "")
 
 

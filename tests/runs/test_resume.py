@@ -99,7 +99,7 @@ def test_a_config_that_is_none_of_ours_is_refused(command, content):
 def test_fewer_steps_than_a_run_has_had_are_refused(command):
     command(*SMALL, "--output=a", "--max-steps=7")
     before = contents("a")
-    assert "--max-steps 6: mlp has had 7 steps" in refusal(command("--resume", "--output=a", "--max-steps=6"))
+    assert "--max-steps 6: mlp has already had 7 steps" in refusal(command("--resume", "--output=a", "--max-steps=6"))
     assert contents("a") == before
     assert command("--resume", "--output=a", "--max-steps=7")[0] == 0
 

@@ -22,7 +22,20 @@ class JsonRecord:
     __dataclass_fields__: ClassVar[dict[str, "dataclasses.Field[object]"]]
 
     def to_json(self) -> dict[str, object]:
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return {name: as_json(value) for name, value in vars(self).items() if value is not None}
+
+
+def as_json(value: object) -> object:
+    """The value as JSON has it, dataclasses as objects. A field that is None is null; a `JsonRecord` leaves it out."""
+    if isinstance(value, JsonRecord):
+        return value.to_json()
+    if dataclasses.is_dataclass(value):
+        return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: as_json(content) for name, content in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(content) for content in value]
+    return value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

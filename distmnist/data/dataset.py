@@ -121,6 +121,16 @@ class Dataset:
             raise UsageError(f"{self.origin}: images for training and for testing differ in shape, mean or std")
         if not len(train.mean) == len(train.std) == channels or min(train.std) <= 0:
             raise UsageError(f"{self.origin}: mean and std must have {channels} numbers, those of std above 0")
+        for labels in (train.labels, self.test.labels):
+            # Not on a GPU, which the host would wait for: the data set was made on the CPU, and checked there.
+            if (
+                labels.device.type == "cpu"
+                and len(labels)
+                and not 0 <= labels.min() <= labels.max() < len(self.class_names)
+            ):
+                raise UsageError(
+                    f"{self.origin}: labels must be from 0 to {len(self.class_names) - 1}, one for each class"
+                )
 
     def to(self, device: torch.device) -> "Dataset":
         return dataclasses.replace(self, train=self.train.to(device), test=self.test.to(device))

@@ -1,6 +1,7 @@
 """What the trained nets answer, digit by digit: their worst mistakes, their certainty, and where they differ."""
 
 import dataclasses
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,11 +48,11 @@ class Shown:
         wrong = np.flatnonzero(~self.right)
         return wrong[np.argsort(-self.net.losses[wrong], kind="stable")][:count].tolist()
 
-    def confusion(self) -> np.ndarray:
-        """int [classes, classes]: row the label, column the prediction."""
-        arrays = (self.net.predictions, self.net.losses, self.net.labels)
-        predictions, losses, labels = map(torch.from_numpy, arrays)
-        return Evaluation(predictions.long(), losses, labels.long(), self.probabilities.shape[1]).confusion.numpy()
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """Of its predictions: what summary.json says, counted again."""
+        predictions, losses, labels = map(torch.from_numpy, (self.net.predictions, self.net.losses, self.net.labels))
+        return Evaluation(predictions.long(), losses, labels.long(), self.probabilities.shape[1])
 
     def calibration(self) -> list[dict[str, float]]:
         """The bins that hold digits: count, mean confidence, accuracy and its 95 % interval (Wilson)."""

@@ -86,7 +86,7 @@ def figures(material: Material, rows: Sequence[Row], shown: Sequence[Shown]) -> 
         made["accuracy"] = plots.accuracy(curves), "Test accuracy over the epochs; the table has the figures."
     for one in shown:
         net, told = one.net.name, f"Confusion matrix of the {one.net.name}; the table has the figures."
-        made[f"confusion-{net}"] = plots.confusion(one.confusion(), net), told
+        made[f"confusion-{net}"] = plots.confusion(one.evaluation.confusion.numpy(), net), told
     if shown:
         bins = {one.net.name: one.calibration() for one in shown}
         made["calibration"] = plots.calibration(bins), "Accuracy against confidence; the table has the figures."

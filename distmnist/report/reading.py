@@ -87,7 +87,7 @@ def read_finished(path: Path, kind: type[R]) -> R:
     """Raises UsageError if the file cannot be read, or tells of something unfinished."""
     content = read_record(path, kind)
     if content.status != FINISHED:
-        raise UsageError(f"{path.parent} is not finished ({content.status}): go on with it, then ask again")
+        raise UsageError(f"{path.parent} is not finished ({content.status}): finish it first: run its command again")
     return content
 
 
@@ -109,7 +109,7 @@ def read_run(path: Path) -> Run:
     if not (path / "config.json").is_file():
         raise UsageError(f"{path} is no run, study or sweep (no config.json, study.json or sweep.json); name one")
     if not (path / "summary.json").is_file():
-        raise UsageError(f"{path} is not finished; go on with it: --resume --output {quoted(path)}")
+        raise UsageError(f"{path} is not finished; resume it: --resume --output {quoted(path)}")
     summary = read_finished(path / "summary.json", RunSummary)
     config = read_record(path / "config.json", RunConfig)
     nets = {}

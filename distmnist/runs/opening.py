@@ -110,7 +110,7 @@ def resume(directory: RunDirectory, asked: Job, log: Log) -> tuple[Options, dict
                 raise UsageError(
                     f"--max-steps {new.max_steps}: {net} has already had {position} steps; use {position} or more"
                 )
-            log.say(f"going on with {net} after step {position:,}")
+            log.say(f"resuming {net} after step {position:,}")
             checkpoints[net] = checkpoint
     return merged, checkpoints
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from distmnist.checkpoint.record import JsonRecord, ModelResult
+from distmnist.checkpoint.record import JsonRecord, ModelResult, as_json
 from distmnist.config import Json
 from distmnist.data.dataset import DatasetFacts
 from distmnist.errors import UsageError
@@ -273,17 +273,4 @@ def finite(text: str) -> float:
 
 def encode(record: Record) -> bytes:
     """The content of a file."""
-    return (json.dumps(to_json(record), indent=2) + "\n").encode()
-
-
-def to_json(value: object) -> object:
-    """The value as JSON has it, dataclasses as objects. A field that is None is null; a `JsonRecord` leaves it out."""
-    if dataclasses.is_dataclass(value):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        left_out = isinstance(value, JsonRecord)
-        return {name: to_json(content) for name, content in fields.items() if not (left_out and content is None)}
-    if isinstance(value, Mapping):
-        return {name: to_json(content) for name, content in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(content) for content in value]
-    return value
+    return (json.dumps(as_json(record), indent=2) + "\n").encode()

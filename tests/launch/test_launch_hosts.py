@@ -162,7 +162,7 @@ def test_a_host_that_loses_its_power_and_comes_back_is_waited_for(tmp_path, expe
         cluster.mend(2)
         back = cluster.start(2, *arguments, NNODES="2")
         assert [job.wait(LIMIT) for job in (first, back)] == [0, 0]
-        assert "going on with cnn after step" in cluster.log(1) + cluster.log(2)
+        assert "resuming cnn after step" in cluster.log(1) + cluster.log(2)
     assert digest(tmp_path / "run") == expected
 
 

@@ -135,7 +135,7 @@ def test_a_job_that_is_requeued_in_the_middle_ends_with_the_undisturbed_weights(
     # SLURM holds a requeued job back for two minutes. A few seconds do: slurmd refuses it while it ends its processes.
     time.sleep(5)
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=environment, check=True)
-    wait_for(lambda: "going on with cnn after step" in log.read_text())
+    wait_for(lambda: "resuming cnn after step" in log.read_text())
     wait_for(lambda: (run / "summary.json").exists() and '"finished"' in (run / "summary.json").read_text())
     reference = [f"{ROOT}/launch/single_node.sh", *OPTIONS, "--output=runs/one"]
     subprocess.run(reference, cwd=tmp_path, env=environment | {"NPROC": "1"}, check=True, timeout=LIMIT)

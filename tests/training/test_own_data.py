@@ -80,6 +80,14 @@ def test_parts_that_do_not_fit_are_no_data_set(change, told):
         dataclasses.replace(whole, train=train, test=test)
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_without_a_class_is_no_data_set(label):
+    whole = photographs(3)
+    labels = torch.full_like(whole.test.labels, label)
+    with pytest.raises(UsageError, match="labels must be from 0 to 2"):
+        dataclasses.replace(whole, test=dataclasses.replace(whole.test, labels=labels))
+
+
 def test_how_a_data_set_differs_is_said_by_the_first_thing_that_does():
     facts = photographs(3).describe()
     assert facts.difference(facts) is None

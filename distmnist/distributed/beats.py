@@ -8,6 +8,10 @@ import socket
 from distmnist.distributed.failure import GRACE, Failure, wait_until
 from distmnist.distributed.launcher import process_space, process_started
 
+STANDSTILL = 2.0
+"""Seconds for which no rank at all has made progress before one is blamed: where another has just moved, the rank that
+waited for it may not have seen that yet, and is behind for a moment."""
+
 
 @dataclasses.dataclass
 class Beat:
@@ -62,7 +66,7 @@ def judge(beats: list[Beat], silent: set[int], still: float) -> Failure | None:
         return Failure(f"{first.name} has sent no heartbeat for {still:.0f} s{last}", ranks=(first.rank,))
     behind = [beat for beat in beats if beat.phase == min(beat.phase for beat in beats)]
     blamed = [beat for beat in behind if not beat.waiting] or behind
-    if any(beat.still < beat.limit for beat in blamed):
+    if any(beat.still < beat.limit for beat in blamed) or any(beat.still < STANDSTILL for beat in beats):
         return None
     first = blamed[0]
     if first.task:

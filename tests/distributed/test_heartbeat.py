@@ -35,6 +35,7 @@ def beat(rank, phase, *, waiting=False, still=9.0, limit=5.0, **more):
         ),
         ("the one that is silent", [beat(0, 7), beat(1, 8)], {1}, "rank 1 on a has sent no heartbeat for 6 s"),
         ("nobody, while the slow one moves", [beat(0, 8), beat(1, 7, still=1.0)], set(), None),
+        ("nobody, while the one that was waited for moves", [beat(0, 8, still=0.0), beat(1, 7)], set(), None),
         ("nobody, while announced work lasts", [beat(0, 7, limit=60.0, task="a download"), beat(1, 8)], set(), None),
         (
             "announced work that takes too long",

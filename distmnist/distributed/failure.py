@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # importing torch takes two seconds, which a mistyped option 
 
 GRACE = 1.5
 """Seconds that the other ranks leave to rank 0 to print the line."""
+PRINTING = 3.0
+"""Seconds after which a rank that has undertaken to print the line counts as lost: torchrun may have ended it."""
 STAGGER = 0.2
 """Seconds that each rank leaves to the one before it, so that the lowest living rank prints."""
 POLL = 0.02
@@ -125,7 +127,9 @@ def settle(store: "Store", rank: int, failure: Failure) -> Failure:
     if not store.check(["printed"]) and store.add("printing", 1) == 1:
         print_failure(text)
         store.set("printed", "")
-    wait_until(lambda: store.check(["printed"]), GRACE)
+    if not wait_until(lambda: store.check(["printed"]), PRINTING) and store.add("printing again", 1) == 1:
+        print_failure(text)
+        store.set("printed", "")
     store.set(f"informed/{rank}", "")
     return Failure(text, code, tuple(ranks))
 

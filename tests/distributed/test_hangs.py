@@ -118,8 +118,8 @@ def download(folder: Path, seconds: float, limit: float) -> int:
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    """What came of a case. All are under way together, six at a time: nearly all that they do is wait."""
-    with ThreadPoolExecutor(6) as threads:
+    """What came of a case. All are under way together, four at a time: nearly all that they do is wait."""
+    with ThreadPoolExecutor(4) as threads:
         started = {}
 
         def start(key, function, size, *arguments, **options):

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch.distributed as dist
 
-from distmnist.distributed import heartbeat
+from distmnist.distributed import failure, heartbeat
 from distmnist.distributed.beats import Beat, judge
 from distmnist.distributed.failure import Failure
 from distmnist.distributed.heartbeat import Heartbeat
@@ -52,8 +52,8 @@ def beat(rank, phase, *, waiting=False, still=9.0, limit=5.0, **more):
     ],
 )
 def test_the_one_to_blame_is(what, beats, silent, told):
-    failure = judge(beats, silent, 6.0)
-    assert failure is None if told is None else failure.text.startswith(told), what
+    found = judge(beats, silent, 6.0)
+    assert found is None if told is None else found.text.startswith(told), what
 
 
 @pytest.fixture
@@ -139,6 +139,14 @@ def test_the_host_of_the_store_waits_longer_for_a_rank_that_is_late_than_for_the
     Heartbeat(store, 0, 3)._linger(store, Failure("rank 2 hangs", ranks=(2,)))
     assert informing.is_alive() == (late == 2)
     informing.join()
+
+
+def test_the_line_is_printed_by_another_rank_where_the_one_that_undertook_to_is_lost(store, monkeypatch, capfd):
+    monkeypatch.setattr(failure, "PRINTING", 0.2)
+    store.add("printing", 1)
+    assert failure.settle(store, 0, Failure("why")).text == "why"
+    assert failure.settle(store, 0, Failure("another reason")).text == "why"
+    assert capfd.readouterr().err == "distmnist: why\n"
 
 
 def test_torchruns_sigterm_does_not_end_a_rank_that_tells_why_the_run_failed(store, monkeypatch):

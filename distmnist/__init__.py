@@ -8,7 +8,7 @@ PUBLIC = {
     "TrainConfig": "config",
     "Dataset": "data.dataset",
     "LabelledImages": "data.dataset",
-    "load_dataset": "data.known",
+    "load_dataset": "data.sources",
     "build_model": "models.build",
     "Callback": "training.callbacks",
     "fit": "training.trainer",

@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser, names: Iterable[str], lists: Co
             groups[allowed.group] = parser.add_argument_group(allowed.group)
         group = groups[allowed.group]
         if kind is bool:
-            group.add_argument(option_flag(name), action="store_true", help=allowed.help)
+            group.add_argument(option_flag(name), action="store_true", help=allowed.help.replace("%", "%%"))
             continue
         default = allowed.shown or field.default
         text = allowed.help

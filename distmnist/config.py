@@ -9,6 +9,7 @@ import json
 import math
 import numbers
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,9 @@ ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu")
 
 MODEL_NAMES = ("mlp", "cnn")
 """What --model all stands for: the names in models/build.py."""
+
+KNOWN_DATA = ("mnist", "fashion-mnist", "kmnist", "cifar10", "cifar100", "sample")
+"""Values of --data that name a data set: the keys of data/known.py's table."""
 
 Json = str | int | float | bool | None
 Value = Json | Path
@@ -41,12 +45,14 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What an option is for and what it may be. `must` says in words what `valid` checks."""
+    """What an option is for and what it may be. `must` says in words what `valid` or `pattern` checks."""
 
     help: str
     group: str
     choices: Sequence[str] | None = None
     valid: Callable[[float], bool] | None = None
+    pattern: str | None = None
+    """A regular expression that a string matches as a whole."""
     must: str = ""
     metavar: str | None = None
     shown: str | None = None
@@ -68,6 +74,7 @@ def option(
     factory: Callable[[], T] | None = None,
     choices: Sequence[str] | None = None,
     valid: Callable[[float], bool] | None = None,
+    pattern: str | None = None,
     must: str = "",
     metavar: str | None = None,
     shown: str | None = None,
@@ -75,7 +82,15 @@ def option(
 ) -> T:
     """A field of `TrainConfig` or `RunOptions` with its `Rules`. factory: makes the default, and overrides it."""
     known = Rules(
-        help=help, group=group, choices=choices, valid=valid, must=must, metavar=metavar, shown=shown, alias=alias
+        help=help,
+        group=group,
+        choices=choices,
+        valid=valid,
+        pattern=pattern,
+        must=must,
+        metavar=metavar,
+        shown=shown,
+        alias=alias,
     )
     if factory:
         return dataclasses.field(default_factory=factory, metadata={"rules": known})
@@ -94,7 +109,10 @@ def fraction(value: float) -> bool:
     return 0 <= value < 1
 
 
-TRAINING, RUN, MACHINE = "training", "the run", "the machine"
+TRAINING, IMAGES, RUN, MACHINE = "training", "the images", "the run", "the machine"
+
+NUMBER = r"\d+(\.\d+)?"
+NUMBERS = rf"{NUMBER}(,{NUMBER}){{0,2}}"
 
 
 class _Checked:
@@ -119,6 +137,8 @@ class _Checked:
                 )
             if allowed.valid and isinstance(value, int | float) and not allowed.valid(value):
                 raise UsageError(f"{option_flag(field.name)} {value} must {allowed.must}")
+            if allowed.pattern and isinstance(value, str) and not re.fullmatch(allowed.pattern, value):
+                raise UsageError(f"{option_flag(field.name)} {show(value)} must {allowed.must}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,11 +209,30 @@ class TrainConfig(_Checked):
     )
     augment: float = option(
         0.0,
-        "strength of random affine views of the training digits: 1 turns them by up to 10 degrees, moves them 2 pixels,"
-        " sizes them by 10 %, slants them by 0.1; 0 leaves them as they are",
+        "strength of random affine views of the training images: 1 turns them by up to 10 degrees, moves them by a 14th"
+        " of a side (2 of 28 pixels), sizes them by 10 %, slants them by 0.1; 0 leaves them as they are",
         group=TRAINING,
         valid=lambda value: 0 <= value <= 4,
         must="be from 0 to 4",
+    )
+    flip: bool = option(
+        False,
+        "mirror half of the training images left to right, others in each epoch: for photographs, not for digits or"
+        " text",
+        group=TRAINING,
+    )
+    crop: bool = option(
+        False,
+        "show a random part of each training image, 8 to 100 % of its area, in full size, another one in each epoch:"
+        " for photographs, not for digits or text",
+        group=TRAINING,
+    )
+    class_weights: str = option(
+        "none",
+        "balanced: each class weighs the same in the training loss, however many images it has; reported losses are"
+        " those without weights",
+        group=TRAINING,
+        choices=("none", "balanced"),
     )
     activation: str = option("relu", "non-linearity of both nets", group=TRAINING, choices=ACTIVATIONS)
     val_fraction: float = option(
@@ -236,10 +275,59 @@ class TrainConfig(_Checked):
     )
     data: str = option(
         "mnist",
-        "data set; sample: the 5,000 digits of MNIST that come with distmnist. Where neither this nor --data-dir nor"
-        " $DISTMNIST_DATA is given, the sample is used if MNIST can be neither found nor downloaded",
-        group=RUN,
-        choices=("mnist", "sample"),
+        f"{', '.join(KNOWN_DATA)} (5,000 digits of MNIST that come with distmnist); or images of your own: a folder of"
+        " class folders, a CSV file with the columns path and label, an npz file, or package.module:function. Where"
+        " neither this nor --data-dir nor $DISTMNIST_DATA is given, the sample is used if MNIST can be neither found"
+        " nor downloaded",
+        group=IMAGES,
+        metavar="DATA",
+    )
+    test_fraction: float = option(
+        0.2,
+        "share of the image files held out for testing where there is no test set, chosen by their content",
+        group=IMAGES,
+        valid=lambda value: 0 < value < 1,
+        must="be above 0 and below 1",
+    )
+    image_size: str | None = option(
+        None,
+        "height and width to which image files are brought, as one number or HxW (default: theirs, if all are equal)",
+        group=IMAGES,
+        pattern=r"[1-9]\d{0,8}(x[1-9]\d{0,8})?",
+        must="be a number of pixels or HxW",
+        metavar="N",
+    )
+    resize_mode: str = option(
+        "squash",
+        "how, where the aspect ratio is another one: squash ignores it, crop cuts off the edges, pad adds black ones",
+        group=IMAGES,
+        choices=("squash", "crop", "pad"),
+    )
+    channels: int | None = option(
+        None,
+        "1 reads image files as grey, 3 as colour (default: 3)",
+        group=IMAGES,
+        valid=lambda value: value in (1, 3),
+        must="be 1 or 3",
+        metavar="C",
+    )
+    mean: str | None = option(
+        None,
+        "mean of the pixels scaled to 0..1, one number or one a channel separated by commas: for weights that were"
+        " trained with it (default: the training images' own; MNIST's as published)",
+        group=IMAGES,
+        pattern=NUMBERS,
+        must="be one number or three, separated by commas",
+        metavar="X",
+    )
+    std: str | None = option(
+        None, "standard deviation, likewise", group=IMAGES, pattern=NUMBERS, must="be one number or three", metavar="X"
+    )
+    on_error: str = option(
+        "stop",
+        "what to do about image files that cannot be read: stop and list them, or skip and count them",
+        group=IMAGES,
+        choices=("stop", "skip"),
     )
     amp: str = option(
         "auto",
@@ -420,8 +508,25 @@ def data_is_chosen(explicit: Mapping[str, Value]) -> bool:
     return not explicit.keys().isdisjoint({"data", "data_dir"}) or bool(os.environ.get("DISTMNIST_DATA"))
 
 
+def is_own(data: object) -> bool:
+    """Whether a value of --data names images of the user's own, not a known set."""
+    return data not in KNOWN_DATA
+
+
+def is_function(data: str) -> bool:
+    """Whether a value of --data has the form package.module:function, and is no path."""
+    return ":" in data and not os.path.lexists(expand(data))
+
+
+def lasting(data: str) -> str:
+    """A value of --data as it can be used from another directory, too: a path becomes absolute."""
+    return str(expand(data).absolute()) if is_own(data) and not is_function(data) else data
+
+
 def resolve(explicit: Mapping[str, Value]) -> Job:
     """Explicit options -> what is to be done. Raises UsageError."""
+    if isinstance(data := explicit.get("data"), str):
+        explicit = {**explicit, "data": lasting(data)}
     run = RunOptions.of(explicit)
     name = explicit.get("model", "all")
     names = MODEL_NAMES if name == "all" else (name,)

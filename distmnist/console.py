@@ -27,10 +27,10 @@ class Log:
         with tqdm.external_write_mode(sys.stderr):
             streams.warn(line)
 
-    def progress(self, name: str, total: int, done: int = 0) -> tqdm:
-        """A bar of `total` steps, on a terminal only."""
+    def progress(self, name: str, total: int, done: int = 0, unit: str = "step") -> tqdm:
+        """A bar of `total` steps or other units, on a terminal only."""
         hidden = sys.stderr is None or not sys.stderr.isatty()
-        return tqdm(total=total, initial=done, desc=name, unit="step", leave=False, disable=hidden, dynamic_ncols=True)
+        return tqdm(total=total, initial=done, desc=name, unit=unit, leave=False, disable=hidden, dynamic_ncols=True)
 
 
 class Silence(Log):
@@ -42,5 +42,5 @@ class Silence(Log):
     def warn(self, line: str) -> None:
         pass
 
-    def progress(self, name: str, total: int, done: int = 0) -> tqdm:
+    def progress(self, name: str, total: int, done: int = 0, unit: str = "step") -> tqdm:
         return tqdm(disable=True)

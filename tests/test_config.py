@@ -33,7 +33,7 @@ from distmnist.recipes import RECIPES
 from distmnist.training.optimizer import build_optimizer, learning_rate
 
 NUMBERS = [name for name, field in FIELDS.items() if value_type(field) in (int, float)]
-WORDS = [name for name, field in FIELDS.items() if value_type(field) is str and name != "model"]  # see `MODELS`
+WORDS = [name for name, field in FIELDS.items() if rules(field).choices]
 
 
 def options_with(name, value):
@@ -60,12 +60,45 @@ def test_every_word_is_one_of_its_choices_and_the_default_is_one(name):
     assert str(refusal.value) == f"{option_flag(name)} unheard-of is unknown; choose from {choices}"
 
 
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("image_size", ["64", "1", "224x160"], ["0", "64x", "x64", "64x0", "-1", "64X64", "6 4", "1x2x3", ""]),
+        ("mean", ["0.5", "0", "0.485,0.456,0.406", "1,2,3"], ["", "a", "0.5,", "1,2,3,4", "-1", "nan", "1e3", ".5"]),
+        ("std", ["0.5", "0.229,0.224,0.225"], ["", "inf", "0.5;0.5"]),
+    ],
+)
+def test_a_text_with_a_form_of_its_own_is_refused_in_any_other(name, right, wrong):
+    for text in right:
+        options_with(name, text)
+    for text in wrong:
+        with pytest.raises(UsageError, match=f"^{option_flag(name)} .* must be "):
+            options_with(name, text)
+
+
+def test_a_path_to_images_is_made_absolute_and_a_known_set_and_a_function_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("pets:v2").mkdir()
+    for typed, data in (
+        ("photos", str(tmp_path / "photos")),
+        ("../a.csv", str(tmp_path / "../a.csv")),
+        ("~/b.npz", str(Path.home() / "b.npz")),
+        ("pets:v2", str(tmp_path / "pets:v2")),
+        ("package.module:function", "package.module:function"),
+        ("mnist", "mnist"),
+        ("cifar100", "cifar100"),
+    ):
+        job = parse(["--data", typed])
+        assert job.common.data == job.explicit["data"] == data
+
+
 def test_the_defaults_are_the_published_recipe():
     defaults = TrainConfig()
     assert (defaults.epochs, defaults.batch_size, defaults.lr, defaults.optimizer) == (5, 64, 1e-3, "adam")
     assert (defaults.activation, defaults.schedule) == ("relu", "constant")
     assert defaults.dropout == defaults.weight_decay == defaults.grad_clip == defaults.val_fraction == 0
     assert defaults.augment == defaults.label_smoothing == 0
+    assert not defaults.flip and not defaults.crop and defaults.class_weights == "none"
 
 
 def test_help_has_every_option_in_its_group_with_its_description_choices_and_default(capsys, monkeypatch):
@@ -103,7 +136,8 @@ def test_help_is_printed_by_rank_0_only(capsys, monkeypatch):
     --val-fraction 1|--val-fraction nan|--val-fraction -0.5|--grad-clip -1|--grad-clip nan|--seed -1|--max-steps 0
     --threads 0|--timeout 0|--timeout inf|--timeout nan|--optimizer lion|--activation sigmoid|--schedule linear
     --label-smoothing 1|--label-smoothing -0.1|--label-smoothing nan|--augment -1|--augment nan|--augment 5
-    --recipe worst|--amp fp8|--device tpu|--resume|--data cifar|--timeout 1e10|--timeout 604801|--threads 100000
+    --class-weights heavy|--recipe worst|--amp fp8|--device tpu|--resume|--channels 2|--resize-mode fit
+    --test-fraction 0|--test-fraction 1|--on-error ignore|--timeout 1e10|--timeout 604801|--threads 100000
     --threads 1025""".replace("\n", "|").split("|"),
 )
 def test_a_value_out_of_range_or_unknown_is_refused_in_one_line_that_names_the_option(typed):
@@ -239,7 +273,7 @@ def test_the_data_directory_comes_from_the_environment_unless_typed(monkeypatch)
 def test_what_changes_the_weights_is_compared_and_what_does_not_is_left_free():
     names = TrainConfig().options().keys()
     changing = "epochs batch_size lr optimizer momentum weight_decay schedule grad_clip dropout activation val_fraction"
-    changing += " augment label_smoothing fast"
+    changing += " augment flip crop class_weights label_smoothing fast"
     assert {*changing.split(), "seed", "max_steps", "amp", "data"} <= names
     assert not names & {"data_dir", "output", "resume", "print_fast", "threads", "timeout"}
 

@@ -1,29 +1,31 @@
-"""Reads one IDX file of MNIST, raw or gzipped, and believes nothing in it that it has not checked."""
+"""Reads one IDX file of a known data set, raw or gzipped, and believes nothing in it that it has not checked."""
 
+import functools
 import gzip
 import hashlib
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from distmnist.errors import UsageError
 
-FILES = {
-    "train-images-idx3-ubyte": ((60_000, 28, 28), "6bbc9ace898e44ae57da46a324031adb"),
-    "train-labels-idx1-ubyte": ((60_000,), "a25bea736e30d166cdddb491f175f624"),
-    "t10k-images-idx3-ubyte": ((10_000, 28, 28), "2646ac647ad5339dbf082846283269ea"),
-    "t10k-labels-idx1-ubyte": ((10_000,), "27ae3e4e09519cfbb04c329615203637"),
-}
-"""name -> shape and the MD5 of the uncompressed file: MNIST as Y. LeCun, C. Cortes and C. J. C. Burges published it."""
+md5 = functools.partial(hashlib.md5, usedforsecurity=False)
 
 
-def published_name(name: str) -> str:
-    """The name in `FILES` of a file that may be called otherwise: gzipped, or train-images.idx3-ubyte, as unpacked."""
-    return name.removesuffix(".gz").replace(".idx", "-idx")
+class IdxFile(NamedTuple):
+    """A file as it was published. shape: of its uint8 array, [n, H, W] for images, [n] for labels from 0 to 9.
+
+    md5: of the file without compression; or, where `packed`, of the `.gz` file, because that is the only one known.
+    """
+
+    shape: tuple[int, ...]
+    md5: str
+    packed: bool = False
 
 
-class NotMnist(UsageError):
+class NotPublished(UsageError):
     """The file is not the one that was published. problem: what is wrong with it, after its name.
 
     The advice is not to delete it: it may be somebody's own, of another data set with files of the same names.
@@ -34,34 +36,39 @@ class NotMnist(UsageError):
         self.problem = f"{path.name} {problem}"
 
 
-def read(path: Path) -> np.ndarray:
-    """The uint8 array in `path`, a file of `FILES`, gzipped if it ends in `.gz`: see `published_name`.
+def read(path: Path, published: IdxFile, title: str) -> np.ndarray:
+    """The uint8 array in `path`, gzipped if it ends in `.gz`. title: what messages call the data set.
 
-    Raises NotMnist for anything but the published content: damaged gzip, magic number, shape, length, labels over
-    9, digest. Never holds more than the published size and a byte.
+    Raises NotPublished for anything but the published content: damaged gzip, magic number, shape, length, labels over
+    9, digest. Never holds more than the published size and a byte, and unpacks nothing of a `packed` file before its
+    digest is right.
     """
-    shape, md5 = FILES[published_name(path.name)]
+    shape, wrong_md5 = published.shape, f"is not {title} as published: its MD5 is not {published.md5}"
     header = b"".join(number.to_bytes(4, "big") for number in (0x800 + len(shape), *shape))
     size = len(header) + int(np.prod(shape))
     content = bytearray(size + 1)  # filled in place, and the array is a view of it: 47 MB are not held twice
     length = 0
     try:
+        if published.packed:
+            with path.open("rb") as packed:
+                if hashlib.file_digest(packed, md5).hexdigest() != published.md5:
+                    raise NotPublished(path, wrong_md5)
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             while count := file.readinto(memoryview(content)[length:]):
                 length += count
     except (OSError, EOFError, zlib.error) as error:
-        raise NotMnist(path, f"cannot be read: {error}") from error
+        raise NotPublished(path, f"cannot be read: {error}") from error
     del content[length:]
     if length >= 4 and content[:4] != header[:4]:
-        raise NotMnist(path, f"is not the IDX file it should be: magic {content[:4].hex()}, not {header[:4].hex()}")
+        raise NotPublished(path, f"is not the IDX file it should be: magic {content[:4].hex()}, not {header[:4].hex()}")
     if length != size:
         found = f"{length}" if length < size else f"more than {size}"
-        raise NotMnist(path, f"holds {found} bytes, not {size}")
+        raise NotPublished(path, f"holds {found} bytes, not {size}")
     if content[: len(header)] != header:
-        raise NotMnist(path, f"announces another shape than {shape}")
+        raise NotPublished(path, f"announces another shape than {shape}")
     array = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
     if len(shape) == 1 and array.max() > 9:
-        raise NotMnist(path, f"holds the label {array.max()}, and MNIST's are 0 to 9")
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise NotMnist(path, f"is not MNIST as published: its MD5 is not {md5}")
+        raise NotPublished(path, f"holds the label {array.max()}, and {title}'s are 0 to 9")
+    if not published.packed and md5(content).hexdigest() != published.md5:
+        raise NotPublished(path, wrong_md5)
     return array

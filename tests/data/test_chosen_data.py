@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from digits import put
+from digits import made_of, put, synthetic_files
 from one_run import SMALL, refusal
 
 from distmnist import train
-from distmnist.data import known
+from distmnist.data import download, known
 from distmnist.data.dataset import DatasetFacts
 from distmnist.errors import UsageError
 from distmnist.runs import pool, rundir
@@ -74,7 +74,7 @@ def test_data_that_were_chosen_and_are_not_there_are_one_line_and_2_and_nothing_
 
 
 def test_the_default_directory_with_other_files_is_left_alone_and_the_sample_stands_in_loudly(run, monkeypatch):
-    monkeypatch.setattr(known, "download", lambda scratch: pytest.fail("downloads into somebody's directory"))
+    monkeypatch.setattr(download, "download", lambda *_: pytest.fail("downloads into somebody's directory"))
     put(Path("data"), {"thesis.csv": b"1,2"})
     code, _, err = run(*STEPS)
     assert code == 0 and len(err) == 1 and "SAMPLE" in err[0] and "thesis.csv" in err[0]
@@ -129,6 +129,27 @@ def test_a_run_is_resumed_from_another_directory_with_the_data_where_they_were(
     assert os.listdir(".") == []
 
 
+def test_a_run_on_another_known_set_is_resumed_from_another_directory_with_the_data_where_they_were(
+    run, monkeypatch, tmp_path
+):
+    clothes, digits = synthetic_files(seed=1), synthetic_files()
+    for option, files in (("fashion-mnist", clothes), ("mnist", digits)):
+        monkeypatch.setitem(known.KNOWN_SETS, option, made_of(option, files))
+    put(Path("data/MNIST/raw"), digits)
+    small = ["--model=mlp", "--epochs=2", "--batch-size=10", "--amp=off", "--threads=1"]
+    monkeypatch.setattr(download, "download", lambda *_: "the mirrors are down")
+    code, _, (told,) = run(*small, "--data=fashion-mnist", "--max-steps=2", "--output=a")
+    assert code == 2 and told.startswith("distmnist: no Fashion-MNIST in data: the download failed: the mirrors")
+    assert "--data sample" in told
+    put(Path("data/FashionMNIST/raw"), clothes)
+    assert run(*small, "--data=fashion-mnist", "--max-steps=2", "--output=a")[0] == 0
+    assert noted() == ["fashion-mnist"] * 3
+    (tmp_path / "elsewhere/data/MNIST/raw").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, err = run("--resume", "--output=../a", "--max-steps=4")
+    assert (code, err) == (0, []) and noted("../a") == ["fashion-mnist"] * 3
+
+
 def test_a_resumed_run_whose_data_are_gone_makes_nothing_and_takes_no_other(run, monkeypatch, tmp_path, mnist):
     put(Path("digits"), mnist)
     assert (
@@ -179,8 +200,8 @@ def test_the_data_of_a_finished_run_are_looked_for_where_they_were_named_or_else
     monkeypatch.delenv("DISTMNIST_DATA")
     with pytest.raises(UsageError, match=r"data/t.* holds 0 bytes"):
         load(places=[])
-    with pytest.raises(UsageError, match="the data set 'cifar10' is unknown; this distmnist has mnist"):
-        known.find_dataset(DatasetFacts("cifar10", 50_000, 10_000), None, [], "")
+    with pytest.raises(UsageError, match="the data set 'imagenet' is unknown; this distmnist has mnist, fashion"):
+        known.find_dataset(DatasetFacts("imagenet", 50_000, 10_000), None, [], "")
 
 
 def test_every_run_of_a_study_is_given_the_data_that_were_found(monkeypatch, tmp_path, mnist):

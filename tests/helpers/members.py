@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from digits import described
+from digits import few_digits, stored
 
 from distmnist.config import resolve, resolve_model, to_json
 
 LABELS = np.arange(120) % 10
 """Of as many test digits as the fixture `digits` has."""
-MNIST, SAMPLE = (described(name, 300, 120) for name in ("mnist", "mnist-sample"))
+MNIST, SAMPLE = (stored(dataclasses.replace(few_digits(), name=name)) for name in ("mnist", "mnist-sample"))
 
 
 def figures(wrong: range | list[int] = range(0), loss: float = 0.1) -> dict[str, Any]:

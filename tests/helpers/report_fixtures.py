@@ -15,6 +15,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("DISTMNIST_DATA", raising=False)
-        patch.setattr(known, "fetch", lambda directory, say: None)
+        patch.setattr(known, "fetch", lambda *_: None)
         assert train.main(["--epochs=2", "--batch-size=40", "--amp=off", "--threads=1", "--output=finished"]) == 0
     return folder / "finished"

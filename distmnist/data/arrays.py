@@ -1,0 +1,200 @@
+"""A data set in arrays: those of an npz file, or those that a function of the user's returns."""
+
+import importlib
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distmnist.data.listing import check_class_names
+from distmnist.data.text import shown, some
+from distmnist.errors import UsageError
+
+STYLES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
+"""How the images and the labels of a split are called in Keras' mnist.npz, and in MedMNIST's files."""
+
+Part = tuple[np.ndarray, np.ndarray]
+"""Images and labels of one split, see `Arrays`."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Images: uint8 [n, C, H, W], C is 1 or 3, the same C, H, W in every split; labels: int64 [n].
+
+    Both are C-contiguous and writable, as torch.from_numpy wants them: read-only ones are copied.
+
+    There are two or more classes, numbered from 0, and each has training images. validation: None if there is none.
+    """
+
+    class_names: tuple[str, ...]
+    train: Part
+    validation: Part | None
+    test: Part
+
+
+def load_npz(path: Path) -> Arrays:
+    """The data set in an npz file: see `from_mapping` for names, shapes and what is refused. No pickle is ever loaded.
+
+    Raises UsageError, too, for a file that cannot be read as npz.
+    """
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise UsageError(f"{shown(path)} is not an npz file; write one with numpy.savez")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return from_mapping(shown(path), arrays)
+    except UsageError:
+        raise
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {shown(path)}: {error.strerror}; choose another file with --data, or --data sample"
+        ) from error
+    except Exception as error:  # zipfile and numpy raise many types where an archive is damaged
+        raise UsageError(f"{shown(path)} is a damaged npz file: {told(error)}; write it anew") from error
+
+
+def load_function(spec: str) -> Arrays:
+    """The data set that `package.module:function` returns when called without arguments: see `from_mapping`.
+
+    Raises UsageError, too, if there is no such function, or if it raises.
+    """
+    function = import_function(spec)
+    try:
+        arrays = function()
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--data {shown(spec)} raised {told(error)}; correct the function") from error
+    if not isinstance(arrays, Mapping):
+        raise UsageError(
+            f"--data {shown(spec)} returned an object of type {type(arrays).__name__}; return a dict of train_images,"
+            " train_labels, test_images and test_labels"
+        )
+    return from_mapping(f"--data {shown(spec)}", arrays)
+
+
+def import_function(spec: str) -> Callable[[], object]:
+    """What `package.module:function` names. Modules in the current directory are found, after all others.
+
+    Raises UsageError: the text has another form; the module is not found, or raises; there is no such function in it.
+    """
+    module, _, name = spec.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise UsageError(f"--data {shown(spec)} is not of the form package.module:function; correct it")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # at the end: a random.py of the user's must not replace Python's
+    try:
+        function = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise UsageError(
+                f"--data {spec}: importing {module} raised {told(error)}; install what it needs"
+            ) from error
+        raise UsageError(
+            f"--data {spec}: no module {error.name}, neither installed nor in {shown(os.getcwd())}; correct the"
+            " name, or change to its directory"
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--data {spec}: importing {module} raised {told(error)}; correct the module") from error
+    if not callable(function):
+        problem = "has no" if function is None else "has something else as its"
+        raise UsageError(f"--data {spec}: {module} {problem} function {name}; correct the name")
+    return function
+
+
+def from_mapping(source: str, arrays: Mapping[str, object]) -> Arrays:
+    """The data set in named arrays, or in what numpy.asarray makes arrays of. source: where from, for messages.
+
+    Names: train_images, train_labels, test_images, test_labels, perhaps val_images and val_labels; or x_train, y_train,
+    x_test, y_test, x_val, y_val. Images: uint8 [n, H, W] or [n, H, W, C], C is 1 or 3. Labels: integers from 0 on, [n]
+    or [n, 1]. class_names: str [classes], by default the numbers. Other names are ignored.
+
+    Raises UsageError, with the array's name, for everything else, and for a class without training images.
+    """
+    styles = [style for style in STYLES if style[0].format("train") in arrays]
+    if len(styles) != 1:
+        problem = "both" if styles else f"neither among its arrays {some([str(name) for name in arrays])}"
+        raise UsageError(f"{source} must have either x_train or train_images, and has {problem}; rename its arrays")
+    names = {split: [pattern.format(split) for pattern in styles[0]] for split in ("train", "val", "test")}
+    if not any(name in arrays for name in names["val"]):
+        del names["val"]
+    parts = {split: _part(source, arrays, *pair) for split, pair in names.items()}
+    (images, labels), (image_name, label_name) = parts["train"], names["train"]
+    classes = np.unique(labels)
+    gaps = np.flatnonzero(classes != np.arange(len(classes)))
+    if len(gaps):
+        raise UsageError(
+            f"{source}: {label_name} lacks the class {gaps[0]}, but has {classes[-1]}; number the classes from 0, "
+            "without gaps, and give each training images"
+        )
+    if len(classes) == 1:
+        raise UsageError(f"{source}: {label_name} has one class only; add images of another class")
+    for split, (others, other_labels) in parts.items():
+        if others.shape[1:] != images.shape[1:]:
+            raise UsageError(
+                f"{source}: the channels, height and width of {names[split][0]} are {others.shape[1:]}, those of"
+                f" {image_name} {images.shape[1:]}; make them equal"
+            )
+        if other_labels.max() >= len(classes):
+            raise UsageError(
+                f"{source}: {names[split][1]} has the class {other_labels.max()}, which {label_name} lacks; add"
+                " training images of it, or correct the label"
+            )
+    class_names = (
+        _class_names(source, arrays, len(classes)) if "class_names" in arrays else map(str, range(len(classes)))
+    )
+    return Arrays(tuple(class_names), parts["train"], parts.get("val"), parts["test"])
+
+
+def _part(source: str, arrays: Mapping[str, object], image_name: str, label_name: str) -> Part:
+    images, labels = _array(source, arrays, image_name), _array(source, arrays, label_name)
+    if images.dtype != np.uint8:
+        raise UsageError(f"{source}: {image_name} is {images.dtype}, not uint8; convert its pixels to 0 to 255")
+    shape = images.shape if images.ndim == 4 else (*images.shape, 1)
+    if len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
+        raise UsageError(
+            f"{source}: {image_name} has the shape {images.shape}; it must be [n, H, W] or [n, H, W, C], C is 1 or 3,"
+            " and not empty"
+        )
+    if labels.dtype.kind not in "iu":
+        raise UsageError(
+            f"{source}: {label_name} is {labels.dtype}; labels must be integers, the numbers of the classes"
+        )
+    if labels.shape not in ((len(images),), (len(images), 1)):
+        raise UsageError(
+            f"{source}: {label_name} has the shape {labels.shape}, and {image_name} has {len(images):,} images; give"
+            " one label for each image"
+        )
+    labels = labels.reshape(-1).astype(np.int64)
+    if labels.min() < 0:
+        raise UsageError(f"{source}: {label_name} has the label {labels.min()}; number the classes from 0")
+    return np.require(images.reshape(shape).transpose(0, 3, 1, 2), requirements=["C", "W"]), labels
+
+
+def _class_names(source: str, arrays: Mapping[str, object], count: int) -> list[str]:
+    names = _array(source, arrays, "class_names")
+    if names.dtype.kind != "U" or names.shape != (count,) or len(set(names.tolist())) != count:
+        raise UsageError(
+            f"{source}: class_names is {names.dtype} {names.shape}; it must be {count} different strings, one for each"
+            " class in training"
+        )
+    check_class_names(source, names.tolist())
+    return names.tolist()
+
+
+def _array(source: str, arrays: Mapping[str, object], name: str) -> np.ndarray:
+    if name not in arrays:
+        raise UsageError(f"{source} has no {name}; add it")
+    try:
+        return np.asarray(arrays[name])
+    except Exception as error:  # see load_npz; and a mapping of the user's may raise anything
+        raise UsageError(f"{source}: {name} cannot be read: {told(error)}; store a plain array") from error
+
+
+def told(error: BaseException) -> str:
+    """Type and message in one line of at most 300 characters."""
+    message = shown(" ".join(str(error).split()))[:300]
+    return f"{type(error).__name__}{': ' if message else ''}{message}"

@@ -29,6 +29,7 @@ from distmnist.machine import be_deterministic, flush_denormals, keep_freed_memo
 from distmnist.models.build import MODELS
 from distmnist.runs.callbacks import SaveCheckpoints
 from distmnist.runs.rundir import RunDirectory
+from distmnist.training.loss import Loss, loss_sums
 from distmnist.training.optimizer import build_optimizer
 from distmnist.training.trainer import Trainer
 
@@ -67,8 +68,8 @@ class Variant:
 class SeparateStats(gradients.FastDDPGradients):
     """The statistics are added up by an all-reduce of their own, as in plain PyTorch."""
 
-    def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
-        super().__init__(model, world, label_smoothing)
+    def __init__(self, model: nn.Module, world: World, loss: Loss = loss_sums) -> None:
+        super().__init__(model, world, loss)
         self.world = world
 
     def backward(self, loss_sum: Tensor, weight: Tensor, stats: Tensor) -> None:

@@ -15,24 +15,24 @@ from torch.futures import Future
 from distmnist.distributed.world import World
 from distmnist.fast.shared_memory import SharedMemory, share_memory
 from distmnist.training.gradients import DDPGradients, Gradients, TreeGradients, gradient_of, wrap
-from distmnist.training.loss import loss_sums
+from distmnist.training.loss import Loss, loss_sums
 from distmnist.training.stats import StepStats
 
 
 class ShardLoss(nn.Module):
     """A model and its loss: what is differentiated, and what DDP wraps."""
 
-    def __init__(self, model: nn.Module, label_smoothing: float = 0.0) -> None:
+    def __init__(self, model: nn.Module, loss: Loss = loss_sums) -> None:
         super().__init__()
         self.model = model
-        self.label_smoothing = label_smoothing
+        self.loss = loss
 
     def forward(self, images: Tensor, labels: Tensor, requests: Tensor) -> tuple[Tensor, Tensor]:
         """Images, float [n, C, H, W]; labels, int64 [n]; requests, float [2]; n may be 0.
 
         Returns the sum of the losses, float32, and the shard's StepStats, float [3].
         """
-        loss_sum, cross_entropy = loss_sums(self.model(images), labels, self.label_smoothing)
+        loss_sum, cross_entropy = self.loss(self.model(images), labels)
         return loss_sum, torch.cat((cross_entropy.reshape(1), requests))
 
 
@@ -52,9 +52,9 @@ def differentiate(
 class FastGradients(Gradients):
     """One process. `module` is a ShardLoss, and `backward` takes the place of the loss's own."""
 
-    def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
+    def __init__(self, model: nn.Module, world: World, loss: Loss = loss_sums) -> None:
         super().__init__(model, world)
-        self.module = ShardLoss(model, label_smoothing).to(world.device)
+        self.module = ShardLoss(model, loss).to(world.device)
 
     def backward(self, loss_sum: Tensor, weight: Tensor, stats: Tensor) -> None:
         """Takes a shard's sum of losses, a scalar, to differentiate, its weight, and the shard's stats, float [3]."""
@@ -65,8 +65,8 @@ class FastGradients(Gradients):
 class FastDDPGradients(FastGradients):
     """DistributedDataParallel with the statistics in its message, and that in shared memory where there is some."""
 
-    def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
-        super().__init__(model, world, label_smoothing)
+    def __init__(self, model: nn.Module, world: World, loss: Loss = loss_sums) -> None:
+        super().__init__(model, world, loss)
         self.average = world.size
         shard_loss = self.module
         self.stats_parameter = nn.Parameter(torch.zeros(len(StepStats._fields), device=world.device))
@@ -115,8 +115,8 @@ def sum_over_ranks(memory: SharedMemory, tensor: Tensor) -> Tensor:
 class FastTreeGradients(FastGradients, TreeGradients):
     """The tree, in shared memory where there is some."""
 
-    def __init__(self, model: nn.Module, world: World, label_smoothing: float = 0.0) -> None:
-        super().__init__(model, world, label_smoothing)
+    def __init__(self, model: nn.Module, world: World, loss: Loss = loss_sums) -> None:
+        super().__init__(model, world, loss)
         size = sum(parameter.numel() for parameter in self.parameters) + len(StepStats._fields)
         self.memory = share_memory(world, size * torch.float32.itemsize)
         if self.memory:
@@ -129,9 +129,9 @@ class FastTreeGradients(FastGradients, TreeGradients):
 
 
 def build_fast_gradients(
-    model: nn.Module, world: World, virtual_ranks: int = 0, label_smoothing: float = 0.0
+    model: nn.Module, world: World, virtual_ranks: int = 0, loss: Loss = loss_sums
 ) -> FastGradients:
     """What stands for `distmnist.training.gradients.build_gradients`."""
     if virtual_ranks:
-        return FastTreeGradients(model, world, label_smoothing)
-    return (FastDDPGradients if world.size > 1 else FastGradients)(model, world, label_smoothing)
+        return FastTreeGradients(model, world, loss)
+    return (FastDDPGradients if world.size > 1 else FastGradients)(model, world, loss)

@@ -11,6 +11,7 @@ from distmnist.config import TrainConfig
 from distmnist.data.loader import Shard
 from distmnist.distributed.world import World
 from distmnist.training.gradients import Gradients, build_gradients
+from distmnist.training.loss import Loss, loss_sums
 from distmnist.training.optimizer import Optimizer, build_optimizer
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ class Parts:
     replacements: tuple[str, ...] = ()
 
 
-def choose_parts(model: nn.Module, config: TrainConfig, world: World, amp: str) -> Parts:
-    """The parts for `model`, which lies on `world.device`; all ranks call it alike. amp: "off", "bf16" or "fp16"."""
+def choose_parts(model: nn.Module, config: TrainConfig, world: World, amp: str, loss: Loss = loss_sums) -> Parts:
+    """The parts for `model`, which lies on `world.device`; all ranks call it alike. amp: "off", "bf16" or "fp16".
+
+    loss: what the trainer's plain step calls, for the replacements that call it themselves.
+    """
     if config.fast == "off" or not fast_is_there():
         net = model.to(memory_format=torch.channels_last)  # what tensor cores want, and oneDNN under autocast
         optimizer = build_optimizer(model.parameters(), config)
@@ -47,7 +51,7 @@ def choose_parts(model: nn.Module, config: TrainConfig, world: World, amp: str) 
         names.append(faster.name)
     net = faster or model.to(memory_format=torch.channels_last)
     fused = build_fused_optimizer(model.parameters(), config)
-    gradients = build_fast_gradients(net, world, config.virtual_ranks, config.label_smoothing)
+    gradients = build_fast_gradients(net, world, config.virtual_ranks, loss)
     return Parts(net, fused, gradients, fast_step, (*names, *gradients.replacements))
 
 

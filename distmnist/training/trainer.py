@@ -16,16 +16,17 @@ from distmnist.checkpoint.record import Checkpoint, Epoch, ModelResult
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import TrainConfig, to_json
 from distmnist.data.augmentation import draw_maps, warp
-from distmnist.data.dataset import Dataset, LabelledImages, hold_out
+from distmnist.data.dataset import Dataset, LabelledImages
 from distmnist.data.loader import Shard, load
 from distmnist.data.sampler import GlobalBatchSampler
+from distmnist.data.splits import hold_out
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
 from distmnist.models.build import build_model
 from distmnist.seeds import seed_for
 from distmnist.training.callbacks import Callback
 from distmnist.training.evaluation import Evaluation, evaluate
-from distmnist.training.loss import loss_sums
+from distmnist.training.loss import build_loss
 from distmnist.training.optimizer import learning_rate, state_on_cpu
 from distmnist.training.parts import choose_parts
 from distmnist.training.precision import Precision, choose_amp
@@ -87,9 +88,7 @@ class Trainer:
         amp, _ = choose_amp(config.amp, world.device)
         self.config = config = dataclasses.replace(config, amp=amp)
         self.world, self.data, self.callbacks, self.checkpoint_steps = world, data, callbacks, checkpoint_steps
-        self.train, self.held_out = data.train, None
-        if config.val_fraction:
-            self.train, self.held_out = hold_out(data.train, config.val_fraction)
+        self.train, self.held_out = hold_out(data, config.val_fraction)
 
         self.sampler = GlobalBatchSampler(
             self.train,
@@ -113,7 +112,8 @@ class Trainer:
         )
         self.model = model.to(world.device)
         self.parameters = list(self.model.parameters())
-        self.parts = choose_parts(self.model, config, world, amp)
+        self.loss = build_loss(config, self.train.labels, len(data.class_names))
+        self.parts = choose_parts(self.model, config, world, amp, self.loss)
         self.net, self.optimizer, self.gradients = self.parts.net, self.parts.optimizer, self.parts.gradients
         self.precision = Precision(amp, world.device, config.grad_clip)
         self.stats_reader, self.stats_read = StatsReader(world.device), 0
@@ -151,9 +151,7 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_epoch_start(self.progress)
         self.progress.start_clock()
-        if self.config.augment:
-            maps = draw_maps(self.config.seed, epoch, len(self.train), self.config.augment)
-            self.maps = maps.to(self.world.device)
+        self.maps = self.draw_maps(epoch)
         for step, shards in zip(range(first, stop), batches, strict=False):
             self.step(shards, self.sampler.plan.count(step))
             if self.stopping:
@@ -196,7 +194,7 @@ class Trainer:
             self.seed_dropout(shard)
             with self.precision.autocast():
                 logits = self.gradients.module(images)
-                loss, cross_entropy = loss_sums(logits, shard.labels, self.config.label_smoothing)
+                loss, cross_entropy = self.loss(logits, shard.labels)
             self.world.heartbeat.advance()  # a rank that hangs before here is behind those that wait in backward
             loss = self.precision.scale(loss * (self.gradients.average / count))
             loss.backward()
@@ -207,6 +205,22 @@ class Trainer:
         updated = self.precision.step(self.optimizer, self.parameters)  # with fp16 the host waits for the device here
         self.progress.advance(updated)
         self.take_note(stats)  # here on the CPU; on CUDA once in 50 steps
+
+    def draw_maps(self, epoch: int) -> Tensor | None:
+        """How each training image is seen in the epoch, float32 [n, 2, 3], on the device; None: as it is."""
+        config, (_, height, width) = self.config, self.train.shape
+        if not (config.augment or config.flip or config.crop):
+            return None
+        maps = draw_maps(
+            config.seed,
+            epoch,
+            len(self.train),
+            config.augment,
+            flip=config.flip,
+            crop=config.crop,
+            aspect=width / height,
+        )
+        return maps.to(self.world.device)
 
     def augmented(self, shard: Shard) -> Tensor:
         """The shard's images, float32 [n, C, H, W], as they are seen in this epoch."""

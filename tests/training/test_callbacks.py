@@ -11,7 +11,7 @@ import distmnist
 from distmnist import train
 from distmnist.checkpoint.record import Checkpoint
 from distmnist.config import TrainConfig
-from distmnist.data import known
+from distmnist.data import download, known
 from distmnist.errors import UsageError
 from distmnist.runs.callbacks import ConsoleOutput
 from distmnist.training.callbacks import Callback
@@ -104,7 +104,7 @@ def test_an_exception_in_a_callback_reaches_the_caller_and_the_fit_is_ended(digi
 
 def fail_on_rank_1(folder):
     os.chdir(folder)
-    known.fetch, known.load = lambda directory, say: None, lambda name, directory: few_digits()
+    known.fetch, known.load = lambda *_: None, lambda name, directory: few_digits()
     options = ["--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--threads=1", "--timeout=10", "--output=r"]
     return train.main(options, [Failing()] if os.environ["RANK"] == "1" else [])
 
@@ -138,13 +138,13 @@ def test_the_public_names_train_a_model():
     model.load_state_dict(result.state)
     assert distmnist.Callback is Callback and distmnist.TrainConfig is TrainConfig and distmnist.fit is fit
     assert set(distmnist.__all__) <= set(dir(distmnist))
-    with pytest.raises(UsageError, match="unknown; choose from mnist, sample"):
+    with pytest.raises(UsageError, match="unheard-of does not exist; name a folder of class folders"):
         distmnist.load_dataset("unheard-of")
     with pytest.raises(AttributeError, match="unheard_of"):
         distmnist.unheard_of  # noqa: B018
 
 
 def test_a_data_set_that_cannot_be_had_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(known, "download", lambda scratch: "no network")
+    monkeypatch.setattr(download, "download", lambda *_: "no network")
     with pytest.raises(UsageError, match="no network"):
         distmnist.load_dataset("mnist", tmp_path)

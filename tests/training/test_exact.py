@@ -21,8 +21,9 @@ STEPS = 2 * 5  # two epochs of 300 digits in batches of 64, the last one of 44
 
 
 def options(**changes: Any) -> dict[str, Any]:
-    every_draw = {"dropout": 0.2, "augment": 1.0, "label_smoothing": 0.1}
-    return {"model": "mlp", "epochs": 2, "amp": "off"} | every_draw | changes
+    every_draw = {"dropout": 0.2, "augment": 1.0, "flip": True, "crop": True}
+    every_loss = {"label_smoothing": 0.1, "class_weights": "balanced"}
+    return {"model": "mlp", "epochs": 2, "amp": "off"} | every_draw | every_loss | changes
 
 
 def train(

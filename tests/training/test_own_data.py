@@ -39,7 +39,8 @@ def test_the_models_learn_colour_images_of_another_shape_and_number_of_classes(m
 
 
 def test_a_fit_on_them_is_resumed_to_the_same_bits():
-    config, saved = TrainConfig(model="cnn", epochs=2, batch_size=4, augment=1.0, dropout=0.2), []
+    views = {"augment": 1.0, "flip": True, "crop": True}
+    config, saved = TrainConfig(model="cnn", epochs=2, batch_size=4, dropout=0.2, **views), []
     keep = Keep(lambda checkpoint: saved.append(storage.to_bytes(checkpoint)))
     whole = fit(config, photographs(3), callbacks=[keep], checkpoint_steps=2)
     first = storage.from_bytes(saved[0], "test")

@@ -1,5 +1,7 @@
 """Label smoothing: the gradient is that of the smoothed loss everywhere; what is told is the cross entropy."""
 
+import functools
+
 import pytest
 import torch
 from digits import few_digits, random_digits
@@ -11,19 +13,20 @@ from distmnist.config import TrainConfig
 from distmnist.distributed.world import World
 from distmnist.models.build import build_model
 from distmnist.training.evaluation import evaluate
+from distmnist.training.loss import loss_sums
 from distmnist.training.trainer import fit
 
 SMOOTHING, COUNTS = 0.3, [64, 21, 1, 2]
+LOSS = functools.partial(loss_sums, label_smoothing=SMOOTHING)
 
 
 def gradients(world, fast, virtual_ranks):
     """For each batch, shared out: its gradient, and the loss that the stats tell."""
     model = build_model("mlp", seed=1)
-    own = build(fast, model, world, virtual_ranks, SMOOTHING)
+    own = build(fast, model, world, virtual_ranks, LOSS)
     found = []
     for count in COUNTS:
-        shares = {"virtual_ranks": virtual_ranks, "smoothing": SMOOTHING}
-        stats = batch_gradient(own, world, count, torch.zeros(2), **shares)
+        stats = batch_gradient(own, world, count, torch.zeros(2), virtual_ranks=virtual_ranks, loss=LOSS)
         found.append((torch.cat([p.grad.flatten() for p in model.parameters()]), stats.loss_sum))
     return found
 

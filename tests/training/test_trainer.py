@@ -4,6 +4,7 @@ import copy
 import math
 import signal
 
+import msgspec
 import pytest
 import torch
 from digits import few_digits
@@ -13,8 +14,9 @@ from torch import nn
 
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import TrainConfig
-from distmnist.data.dataset import DatasetFacts, hold_out
+from distmnist.data.dataset import DatasetFacts
 from distmnist.data.sampler import EpochPlan
+from distmnist.data.splits import hold_out
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
 from distmnist.models.build import MODELS, build_model
@@ -140,7 +142,7 @@ def test_a_checkpoint_is_kept_after_every_epoch_with_what_schema_2_lists(digits)
         *("global_step", "optimizer_steps", "loss_sum", "history", "train_seconds", "epoch_seconds")
     }
     assert stored[0]["model"].keys() == build_model("mlp").state_dict().keys()  # bare names
-    assert DatasetFacts(**stored[0]["dataset"]) == digits.describe()
+    assert msgspec.convert(stored[0]["dataset"], DatasetFacts) == digits.describe()
     assert stored[0]["result"] is None and stored[1]["result"]["count"] == 120
 
 
@@ -173,9 +175,9 @@ def test_held_out_digits_are_not_trained_on_and_reported_apart(digits, monkeypat
             super().__init__(dataset, **rest)
 
     monkeypatch.setattr(trainer, "GlobalBatchSampler", Noting)
-    kept, held = hold_out(digits.train, 0.25)
+    kept, held = hold_out(digits, 0.25)
     result = fit(TrainConfig(**{**SMALL, "val_fraction": 0.25, "seed": 3}), digits)
-    assert [len(part) for part in trained] == [225] and torch.equal(trained[0].images, kept.images)
+    assert [len(part) for part in trained] == [225] and torch.equal(trained[0].rows, kept.rows)
     model = build_model("mlp")
     model.load_state_dict(result.state)
     validation = evaluate(model, held, 10, World())

@@ -16,7 +16,7 @@ import torch
 from digits import put
 
 from distmnist import train
-from distmnist.data import idx
+from distmnist.data import known
 
 ROOT = Path(__file__).parents[1]
 PLAIN = [sys.executable, "-m", "distmnist.train"]
@@ -82,7 +82,8 @@ def resume_in_this_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_with_exit_code_2(tmp_path, arguments, told):
-    put(tmp_path / "data", {name: b"\0\0\x08" + bytes([1 + 2 * ("images" in name)]) for name in idx.FILES})
+    names = known.KNOWN_SETS["mnist"].files
+    put(tmp_path / "data", {name: b"\0\0\x08" + bytes([1 + 2 * ("images" in name)]) for name in names})
     code, out, err = finish(tmp_path, *PLAIN, *arguments)
     assert (code, out) == (2, "")
     assert re.fullmatch(r"distmnist: [^\n]*\n", err) and told in err

@@ -21,6 +21,7 @@ from distmnist.distributed.launcher import (
     attempt,
     from_environment,
     parent_process,
+    process_space,
 )
 from distmnist.distributed.rendezvous import (
     MARGIN,
@@ -99,16 +100,24 @@ class World:
             text, code = objection
             raise (UsageError if code == 2 else RunError)(text) from error
 
-    def announce(self, value: Any) -> Any:
-        """Rank 0's JSON value, on every rank; the others' are ignored. For small things before `connect`."""
+    def announce(self, value: Any, leader: int = 0) -> Any:
+        """The JSON value of rank `leader`, on every rank that asks for that rank's; the others' are ignored.
+
+        For small things before `connect`.
+        """
         if self.store is None:
             return value
         self.rounds += 1
-        key = f"announcement/{self.rounds}"
-        if self.is_main:
+        key = f"announcement/{self.rounds}/{leader}"
+        if self.rank == leader:
             self.store.set(key, json.dumps(value))
         with self.heartbeat.waiting():
             return json.loads(self._wait(key))
+
+    def machine_leader(self) -> int:
+        """The lowest rank whose processes this one can see; itself where it cannot tell, or is alone on its machine."""
+        spaces = self.announce(self.collect(process_space()))
+        return spaces.index(spaces[self.rank]) if spaces[self.rank] else self.rank
 
     def collect(self, value: Any) -> list[Any]:
         """Every rank's JSON value, in the order of ranks, on rank 0; [] on the others. Needs no process group."""

@@ -104,20 +104,23 @@ def look_at_cores(wanted: int | None, world: World) -> Finding:
 
 
 def look_at_data(name: str, directory: Path, chosen: bool) -> Finding:
-    """Reads and verifies the digits. Downloads nothing, and makes nothing."""
+    """Reads and verifies the known data set `name`. Downloads nothing, and makes nothing."""
     try:
         dataset = known.load(name, directory)
     except known.NotFound:
-        otherwise = "stops where it cannot" if chosen else "falls back on the sample of 5,000 digits where it cannot"
-        if not (reason := known.elsewhere(directory) or known.objection(directory)):
-            text = f"no MNIST in {directory}: training downloads it, and {otherwise}; put it there"
+        wanted, falls_back = known.known_set(name), known.sample_may_replace(name, chosen)
+        otherwise = (
+            "falls back on the sample of 5,000 digits where it cannot" if falls_back else "stops where it cannot"
+        )
+        if not (reason := known.elsewhere(directory, wanted) or known.objection(directory, wanted)):
+            text = f"no {wanted.title} in {directory}: training downloads it, and {otherwise}; put it there"
             return Finding(WARNING, "data", text)
-        if chosen:
-            return Finding(PROBLEM, "data", str(known.not_found(directory, reason)))
-        return Finding(WARNING, "data", known.substituted(directory, reason))
+        if falls_back:
+            return Finding(WARNING, "data", known.substituted(directory, reason))
+        return Finding(PROBLEM, "data", str(known.not_found(directory, reason, wanted)))
     except UsageError as error:
         return Finding(PROBLEM, "data", str(error))
-    return Finding(OK, "data", f"{len(dataset.train):,} + {len(dataset.test):,} digits: {dataset.origin}")
+    return Finding(OK, "data", f"{len(dataset.train):,} + {len(dataset.test):,} images: {dataset.origin}")
 
 
 def look_at_disk(output: Path) -> Finding:

@@ -13,13 +13,12 @@ from distmnist.checkpoint.record import Checkpoint, Epoch, ModelResult
 from distmnist.commandline import hint, quoted
 from distmnist.config import (
     Job,
-    data_is_chosen,
+    is_own,
     option_flag,
     resolve,
     to_json,
 )
 from distmnist.console import Log, Silence
-from distmnist.data import known
 from distmnist.data.dataset import Dataset
 from distmnist.distributed.world import World, choose_device, join
 from distmnist.errors import UsageError
@@ -36,6 +35,7 @@ from distmnist.machine import (
 from distmnist.models.build import build_model, check_models
 from distmnist.runs import table
 from distmnist.runs.callbacks import ConsoleOutput, RequestOnSignal, SaveCheckpoints, listed
+from distmnist.runs.dataset import option_of, read_dataset
 from distmnist.runs.opening import launch, open_run
 from distmnist.runs.records import FINISHED, INTERRUPTED, RunConfig, RunSummary
 from distmnist.runs.rundir import Launch, RunDirectory
@@ -44,9 +44,6 @@ from distmnist.training.parts import choose_parts
 from distmnist.training.precision import choose_amp
 from distmnist.training.requests import Signals
 from distmnist.training.trainer import fit
-
-DOWNLOAD_SECONDS = 3600.0
-"""How long the other ranks wait while one downloads, or waits for a run that does: see `data.known.LOCK_SECONDS`."""
 
 PLOTS_SECONDS = 600.0
 """How long the other ranks wait while rank 0 draws: on a fresh machine matplotlib first looks at every font."""
@@ -69,7 +66,7 @@ def run(asked: Job, callbacks: Sequence[Callback] = ()) -> int:
         dataset = find_dataset(world, log, job, checkpoints)
         world.connect()
 
-        job = resolve({**job.explicit, "amp": amp, "data": known.option_of(dataset.name)})
+        job = resolve({**job.explicit, "amp": amp, "data": option_of(dataset, job)})
         if directory:
             directory.write_record("config.json", describe_run(job, dataset, launch(world)))
             if warning := directory.become_latest():
@@ -103,7 +100,7 @@ def run(asked: Job, callbacks: Sequence[Callback] = ()) -> int:
                 directory.write_record("summary.json", summarize(status, dataset, world, amp, figures))
                 if finished:
                     with world.heartbeat.busy("drawing the plots", PLOTS_SECONDS):
-                        leave_plots(log, directory, figures, histories)
+                        leave_plots(log, directory, dataset, figures, histories)
                 footer(log, dataset, figures, finished, directory)
         return 0 if finished else 128 + (signals.fatal or signal.SIGTERM)
 
@@ -126,6 +123,8 @@ def compare_options(world: World, job: Job) -> None:
         for name in job.common.options():
             values = list(dict.fromkeys(getattr(config, name) for config in job.configs))
             statement[option_flag(name)] = values[0] if len(values) == 1 else values  # a recipe may tell nets apart
+        if is_own(job.common.data):  # machines may keep them in different places: their digest is compared
+            statement["--data"] = "images of your own"
         check_models(job.models)
         if world.size > world.local_size and not job.run.output:
             raise UsageError("--output must be named when there are several nodes; rank 0's node writes it")
@@ -164,23 +163,15 @@ def set_up_machine(world: World, job: Job) -> tuple[str, str]:
 
 
 def find_dataset(world: World, log: Log, job: Job, checkpoints: dict[str, Checkpoint]) -> Dataset:
-    """The digits, on this rank's device. One process of each machine downloads them if need be."""
-    reason, chosen = None, data_is_chosen(job.explicit)
-    name, directory = job.common.data, job.run.data_dir
+    """The images, on this rank's device. Raises UsageError if they are not those of the checkpoints."""
+    dataset = read_dataset(world, log, job)
     with world.agreement():
-        if world.local_rank == 0:
-            with world.heartbeat.busy("downloading the data set", DOWNLOAD_SECONDS):
-                reason = known.provide(name, directory, chosen, log.say)
-    with world.agreement() as statement:
-        dataset = known.load_or_sample(name, directory, chosen)
-        statement["the data set"] = dataset.name
         for net, checkpoint in checkpoints.items():
             if difference := dataset.describe().difference(checkpoint.dataset):
                 raise UsageError(
-                    f"--resume: {net} was trained on a different data set: {difference}; choose the right --data-dir"
+                    f"--resume: {net} was trained on a different data set: {difference}; choose the right"
+                    f" {'--data' if is_own(job.common.data) else '--data-dir'}"
                 )
-    if reason:
-        log.warn(known.substituted(directory, reason))
     return dataset.to(world.device)
 
 
@@ -228,19 +219,23 @@ def header(log: Log, world: World, job: Job, why: str, dataset: Dataset, directo
         f"global batch {config.batch_size}: {' or '.join(map(str, shares))} a process;"
         f" recipe {job.run.recipe}, random seed {config.seed}"
     )
-    log.say(f"data: {dataset.name}, {len(dataset.train):,} + {len(dataset.test):,} digits ({dataset.origin})")
+    log.say(f"data: {dataset.name}, {len(dataset.train):,} + {len(dataset.test):,} images ({dataset.origin})")
     log.say(f"output: {directory.path}")
 
 
 def leave_plots(
-    log: Log, directory: RunDirectory, figures: dict[str, ModelResult], histories: dict[str, list[Epoch]]
+    log: Log,
+    directory: RunDirectory,
+    dataset: Dataset,
+    figures: dict[str, ModelResult],
+    histories: dict[str, list[Epoch]],
 ) -> None:
     """Writes plots/*.svg into the run where matplotlib is installed. What fails in it is warned of: the run stands."""
     if not plots.available():
         return
     try:
         confusions = {net: figure.confusion for net, figure in figures.items()}
-        for name, content in plots.of_run(histories, confusions).items():
+        for name, content in plots.of_run(histories, confusions, dataset.class_names).items():
             directory.write(f"plots/{name}", content)
     except Exception as error:
         reason = " ".join(str(error).split()) or "no reason given"

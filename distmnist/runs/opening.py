@@ -11,6 +11,8 @@ from distmnist.config import (
     RunOptions,
     TrainConfig,
     from_json,
+    is_function,
+    is_own,
     option_flag,
     resolve,
     resolve_model,
@@ -32,9 +34,11 @@ def open_run(
     """Rank 0 opens the run's directory: a new one, the one to resume, or that of the attempt which torchrun restarted.
 
     Returns what is to be done; the directory, on rank 0; and the checkpoints to resume from, on rank 0. A resumed run
-    has its own options, overridden by those typed now. --data-dir and --threads are this node's: nodes may differ.
+    has its own options, overridden by those typed now. --data-dir, --threads and where images of one's own are is this
+    node's: nodes may differ.
     """
-    own = {name: asked.explicit[name] for name in ("data_dir", "threads") if name in asked.explicit}
+    names = {"data_dir", "threads"} | ({"data"} if is_own(asked.common.data) else set())
+    own = {name: value for name, value in asked.explicit.items() if name in names}
     explicit, directory = asked.explicit, None
     checkpoints: dict[str, Checkpoint] = {}
     with world.agreement():
@@ -85,8 +89,14 @@ def resume(directory: RunDirectory, asked: Job, log: Log) -> tuple[Options, dict
     before, in_force = options_of(config, directory.path / "config.json")
     typed = {name: value for name, value in asked.explicit.items() if (name, value) != ("amp", "auto")}
     merged = {**before.explicit, **typed}
+    if is_function(data := str(before.explicit.get("data", ""))) and "data" not in typed:
+        raise UsageError(
+            f"--resume: the run in {directory.path} has its images from the function {data}; add --data {data}, because"
+            " no file of a run chooses what is imported"
+        )
     if "data_dir" not in merged and not os.environ.get("DISTMNIST_DATA"):
-        places = [place for place in noted_data(directory.path) if known.find(place)]
+        wanted = known.KNOWN_SETS.get(resolve(merged).common.data)
+        places = [place for place in noted_data(directory.path) if wanted and known.find(place, wanted)]
         merged |= {"data_dir": places[0]} if places else {}
     checkpoints = {}
     job = resolve(merged)
@@ -96,8 +106,10 @@ def resume(directory: RunDirectory, asked: Job, log: Log) -> tuple[Options, dict
         old = in_force.get(net) or resolve_model(before.explicit, net)  # a recipe may have changed since
         extended = new.epochs > old.epochs and new.schedule == "constant"
         was = old.options()
+        moved = is_own(new.data) and is_own(old.data)  # the checkpoint knows the images by their digest
         for name, value in new.options().items():
-            if value != was[name] and name != "max_steps" and not (name == "epochs" and extended):
+            free = name == "max_steps" or (name == "epochs" and extended) or (name == "data" and moved)
+            if value != was[name] and not free:
                 raise UsageError(
                     f"--resume with {option_flag(name)} {value}: the run in {directory.path} has {was[name]}; keep it"
                 )

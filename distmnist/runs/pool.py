@@ -24,9 +24,11 @@ from distmnist.console import Log
 from distmnist.data import known
 from distmnist.data.dataset import DatasetFacts
 from distmnist.distributed.launcher import VARIABLES
+from distmnist.distributed.world import World
 from distmnist.errors import RunError, UsageError
 from distmnist.machine import die_with_parent, usable_cores
 from distmnist.models.build import check_models
+from distmnist.runs.dataset import option_of, read_dataset
 from distmnist.runs.records import FINISHED, Record, RunConfig, RunSummary, read
 from distmnist.runs.rundir import RunDirectory
 from distmnist.training.requests import Request
@@ -82,9 +84,11 @@ class Member:
             raise UsageError(f"{error}; move {self.path} away to train that run again") from error
 
     def data(self) -> str | None:
-        """The value of --data with which the run was begun, if it was."""
+        """The value of --data of the known set with which the run was begun, if it was, and with one."""
         config = self.config()
-        return known.option_of(config.dataset.name) if config and config.dataset else None
+        if not config or not config.dataset or config.dataset.name not in known.NAMES.values():
+            return None
+        return known.option_of(config.dataset.name)
 
     def summary(self) -> RunSummary | None:
         """summary.json if the run is finished, with all its nets. Raises UsageError if it cannot be read."""
@@ -106,16 +110,17 @@ class Member:
     def check_dataset(self, dataset: DatasetFacts) -> None:
         """Raises UsageError if the run in `path` is finished, on other digits."""
         summary = self.summary()
-        if summary and summary.dataset != dataset:
+        if summary and (difference := dataset.difference(summary.dataset)):
             raise UsageError(
-                f"{self.path} was trained on {summary.dataset.name}, but the data found are"
-                f" {dataset.name}; choose the right --data and --data-dir, or a different --output"
+                f"{self.path} was trained on different data: {difference}; choose the right --data and --data-dir, or a"
+                " different --output"
             )
 
     def command(self, threads: int) -> list[str]:
         options = {**self.given, "threads": threads, "output": self.path}
         resume = ["--resume"] if (self.path / "config.json").exists() else []
-        flags = [f"{option_flag(name)}={value}" for name, value in to_json(options).items()]
+        given = to_json(options).items()
+        flags = [option_flag(name) if value is True else f"{option_flag(name)}={value}" for name, value in given]
         return [sys.executable, "-m", "distmnist.runs.pool", *flags, *resume]
 
 
@@ -143,15 +148,11 @@ def find_dataset(given: Options, members: Sequence[Member], log: Log) -> tuple[O
     begun = next((name for member in members if (name := member.data())), None)
     if begun and not data_is_chosen(given):
         given = {**given, "data": begun}
-    job, chosen = resolve(given), data_is_chosen(given)
-    name, directory = job.common.data, job.run.data_dir
-    reason = known.provide(name, directory, chosen, log.say)
-    dataset = known.load_or_sample(name, directory, chosen).describe()
+    job = resolve(given)
+    dataset = read_dataset(World(), log, job)
     for member in members:
-        member.check_dataset(dataset)
-    if reason:
-        log.warn(known.substituted(directory, reason))
-    return {**given, "data": known.option_of(dataset.name)}, dataset
+        member.check_dataset(dataset.describe())
+    return {**given, "data": option_of(dataset, job)}, dataset.describe()
 
 
 @dataclasses.dataclass(frozen=True)

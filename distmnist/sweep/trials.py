@@ -26,7 +26,7 @@ from distmnist.runs.records import (
     Winner,
 )
 from distmnist.runs.significance import spread
-from distmnist.runs.table import align
+from distmnist.runs.table import HANDWRITTEN, align
 
 RULE = (
     "of the settings whose mean held-out accuracy is within one standard error of the best mean, the one that trains"
@@ -151,6 +151,8 @@ class Trials:
     def _judge(self) -> tuple[list[Claim], list[str]]:
         if not self.winner:
             return [], ["nothing is concluded from an unfinished sweep"]
+        if self.facts.dataset.name not in HANDWRITTEN:
+            return [], []
         if self.facts.dataset.name != "mnist":
             return [], [
                 f"the published claims are not judged: these images are of {self.facts.dataset.name}, not of mnist"
@@ -195,7 +197,7 @@ class Trials:
                 ends = f" (95 % interval {accuracy.low:.2%} to {accuracy.high:.2%})"
             lines.append(
                 f"\nwinner: trial {self.winner.trial}; {RULE}."
-                f"\nTested once, trained on all training digits with random seeds not used before"
+                f"\nTested once, trained on all training images with random seeds not used before"
                 f" ({', '.join(map(str, self.winner.seeds))}): test accuracy {accuracy.mean:.2%}{ends},"
                 f" test loss {self.winner.test_loss.mean:.4f}"
             )

@@ -18,7 +18,7 @@ from distmnist import train
 from distmnist.data import known
 from distmnist.distributed import rendezvous
 from distmnist.distributed.heartbeat import Heartbeat
-from distmnist.runs import job
+from distmnist.runs import dataset
 from distmnist.training.parts import fast_is_there
 
 SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--threads=1", "--timeout=4", "--output=run")
@@ -59,7 +59,7 @@ HANGS = [
 def prepare(folder: Path) -> None:
     """This process is about to run the command in `folder`, on a few digits."""
     os.chdir(folder)
-    known.fetch, known.load = lambda directory, say: None, lambda name, directory: few_digits()
+    known.fetch, known.load = lambda *_: None, lambda name, directory: few_digits()
 
 
 def run_with(folder: Path, fault: Fault, *more: str) -> int:
@@ -111,8 +111,8 @@ def fail_on(folder: Path, moment: str, rank: int, error: Exception) -> int:
 def download(folder: Path, seconds: float, limit: float) -> int:
     """The command; the download takes so long, and may take as long as `limit`."""
     prepare(folder)
-    job.DOWNLOAD_SECONDS = limit
-    known.fetch = lambda directory, say: time.sleep(seconds)
+    dataset.DOWNLOAD_SECONDS = limit
+    known.fetch = lambda *_: time.sleep(seconds)
     return train.main([*SMALL, "--max-steps=3"])
 
 

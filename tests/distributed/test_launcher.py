@@ -12,7 +12,7 @@ from ranks import end_processes, free_port
 from distmnist import train
 from distmnist.commandline import answer
 from distmnist.data import known
-from distmnist.data.dataset import hold_out
+from distmnist.data.splits import held_out_rows
 from distmnist.distributed.failure import describe
 from distmnist.distributed.launcher import name_process, parent_process, process_started
 from distmnist.distributed.world import join
@@ -76,7 +76,7 @@ def test_a_command_that_was_started_alone_speaks_whatever_a_launcher_has_left_be
 
 def command(folder, *arguments):
     os.chdir(folder)
-    known.fetch = lambda directory, say: None
+    known.fetch = lambda *_: None
     return train.main([*SMALL, "--output=run", "--timeout=3", *arguments])
 
 
@@ -149,9 +149,9 @@ def test_what_another_rank_has_printed_is_not_printed_again(capsys, error, code)
 
 def test_an_error_of_python_is_told_with_its_type_and_place():
     try:
-        hold_out(None, 0.5)
-    except TypeError as error:
-        assert describe(error).startswith("TypeError: ") and "(dataset.py:" in describe(error)
+        held_out_rows(None, 0.5, False)
+    except AttributeError as error:
+        assert describe(error).startswith("AttributeError: ") and "(splits.py:" in describe(error)
 
 
 def test_a_process_is_known_by_its_number_and_its_start():

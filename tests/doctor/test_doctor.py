@@ -16,7 +16,7 @@ from digits import put
 from ranks import run_processes
 
 from distmnist import machine
-from distmnist.data import idx
+from distmnist.data import known
 from distmnist.distributed.world import World
 from distmnist.doctor import __main__ as doctor
 from distmnist.doctor import checks, examination, measurements
@@ -231,7 +231,7 @@ def test_hosts_that_would_talk_over_the_loopback_are_stopped_before_they_hang():
     ],
 )
 def test_what_stops_training_is_a_problem_with_exit_code_1(monkeypatch, arguments, environment, name, told):
-    put(Path("broken"), {n: b"\0\0\x08" + bytes([1 + 2 * ("images" in n)]) for n in idx.FILES})
+    put(Path("broken"), {n: b"\0\0\x08" + bytes([1 + 2 * ("images" in n)]) for n in known.KNOWN_SETS["mnist"].files})
     put(Path("photographs"), {"beach.jpg": b"sun"})
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)

@@ -11,7 +11,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from digits import described
+from digits import stored
+
+from distmnist.data.known import load_sample
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
@@ -36,7 +38,7 @@ def test_one_machine_trains_both_nets_with_as_many_processes_as_asked_and_report
     assert code == 0, err
     summary = json.loads((tmp_path / "runs/a b/summary.json").read_text())
     assert (summary["schema"], summary["status"], summary["world_size"]) == (1, "finished", 2)
-    assert summary["dataset"] == described("mnist-sample", 4000, 1000)
+    assert summary["dataset"] == stored(load_sample())
     assert [(net, figure["count"], figure["epochs"]) for net, figure in summary["models"].items()] == [
         ("mlp", 1000, 1),
         ("cnn", 1000, 1),

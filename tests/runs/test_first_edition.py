@@ -49,4 +49,4 @@ def test_its_study_is_not_trained_again(first, capsys):
     before = {path: path.read_bytes() for path in first.glob("study/runs/*/summary.json")}
     assert study.main([*options, "--output", str(first / "study")]) == 0
     assert {path: path.read_bytes() for path in before} == before
-    assert "reference  mlp  63.75%" in capsys.readouterr().out
+    assert "reference  mlp    63.75%" in capsys.readouterr().out

@@ -7,18 +7,20 @@ import os
 import re
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
-from digits import described, few_digits
+from digits import few_digits, stored
 from one_run import SMALL, contents, figures, refusal
 
 from distmnist import plots, train
 from distmnist.checkpoint.record import ModelResult
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.console import Log, Silence
-from distmnist.data import known
+from distmnist.data import download
 from distmnist.data.dataset import DatasetFacts
+from distmnist.data.known import load_sample
 from distmnist.machine import processor
 from distmnist.models.build import MODELS
 from distmnist.runs import table
@@ -37,7 +39,7 @@ def test_a_run_of_both_nets_leaves_the_files_and_figures_of_the_contract(command
 
     written = json.loads((run / "summary.json").read_text())
     assert (written["schema"], written["status"], written["world_size"]) == (1, "finished", 1)
-    assert written["dataset"] == described("mnist-sample", 300, 120)
+    assert written["dataset"] == stored(few_digits())
     assert written["hardware"] == processor()
     assert (written["device"], written["amp"], written["versions"]["torch"]) == ("cpu", "off", torch.__version__)
     assert list(written["models"]) == ["mlp", "cnn"]
@@ -62,7 +64,7 @@ def test_a_person_sees_the_setting_first_one_line_an_epoch_and_the_next_command_
     head = "\n".join(out[: next(number for number, line in enumerate(out) if "epoch 1/2" in line)])
     for part in (torch.__version__, "1 process x 1 thread on cpu, amp off (as asked)", "global batch 60: 60 a process"):
         assert part in head
-    assert "data: mnist-sample, 300 + 120 digits" in head and "output: a" in head
+    assert "data: mnist-sample, 300 + 120 images" in head and "output: a" in head
     assert len([line for line in out if "epoch" in line and "images/s" in line]) == 2
     assert out[-1] == "next: python -m distmnist.export a"
 
@@ -75,7 +77,7 @@ def test_the_plots_are_left_in_the_run_and_one_line_says_where(command):
 
 
 def test_a_plot_that_fails_costs_one_warning_and_not_the_run(command, monkeypatch):
-    def fail(histories, confusions):
+    def fail(histories, confusions, class_names):
         raise ValueError("no such\nfont")
 
     monkeypatch.setattr(plots, "available", lambda: True)
@@ -91,7 +93,7 @@ def test_without_matplotlib_nothing_is_said_of_plots(command, monkeypatch):
     assert (code, err) == (0, []) and not any("plot" in line for line in out) and not Path("a/plots").exists()
 
 
-def table_of(name):
+def table_of(name, **figures):
     dataset = few_digits()
     figure = ModelResult(
         test_accuracy=0.5,
@@ -109,6 +111,7 @@ def table_of(name):
         images_per_second=12_345.0,
         weights_sha256="",
     )
+    figure = dataclasses.replace(figure, **figures)
     return table.results(dataclasses.replace(dataset, name=name), {"mlp": figure, "cnn": figure})
 
 
@@ -120,6 +123,14 @@ def test_the_published_figures_stand_beside_those_of_mnist_and_never_beside_thos
     table = table_of("mnist-sample")
     assert not re.search(r"97\.42|98\.88|0\.0013|0\.0006", table)
     assert "On the sample expect" in table
+
+
+def test_nothing_of_mnist_stands_beside_other_images_and_uneven_classes_have_a_balanced_accuracy():
+    table = table_of("fashion-mnist", confusion=[[30, 30], [30, 30]], balanced_accuracy=0.5)
+    assert not re.search("published|sample|MNIST|64|balanced", table) and len(table.splitlines()) == 3
+    table = table_of("fashion-mnist", confusion=[[30, 70], [20, 0]], balanced_accuracy=0.15)
+    head, mlp, _ = table.splitlines()
+    assert head.split("  ")[:3] == ["model", "accuracy", "balanced accuracy"] and "15.00%" in mlp
 
 
 def test_a_bar_is_shown_on_a_terminal_by_rank_0_alone(monkeypatch, capsys):
@@ -135,16 +146,16 @@ def test_a_bar_is_shown_on_a_terminal_by_rank_0_alone(monkeypatch, capsys):
 
 def test_the_sample_is_trained_on_loudly_when_the_download_fails(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(known, "download", lambda scratch: "the mirrors are down")
+    monkeypatch.setattr(download, "download", lambda *_: "the mirrors are down")
     assert train.main(["--model=mlp", "--max-steps=2", "--output=a"]) == 0
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert "SAMPLE" in line and "the mirrors are down" in line and "data/MNIST/raw" in line
     assert "mnist-sample" in out and "97.42" not in out
     named = [json.loads(Path("a", name).read_text())["dataset"] for name in ("config.json", "summary.json")]
-    assert named == [described("mnist-sample", 4000, 1000)] * 2
+    assert named == [stored(load_sample())] * 2
     noted = torch.load("a/mlp/last.pt", weights_only=True)["dataset"]
-    assert DatasetFacts(**noted) == DatasetFacts("mnist-sample", 4000, 1000)
+    assert msgspec.convert(noted, DatasetFacts) == load_sample().describe()
 
 
 def test_a_directory_that_holds_a_run_is_refused_and_left_alone(command):

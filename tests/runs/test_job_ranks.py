@@ -21,7 +21,7 @@ SMALL = ("--model=mlp", "--epochs=2", "--batch-size=60", "--amp=off", "--timeout
 def command(folder, *arguments, last=(), prepare=None):
     """`train.main` on this rank, on a few digits; `last`: what the last rank is told besides."""
     os.chdir(folder)
-    known.fetch = lambda directory, say: None
+    known.fetch = lambda *_: None
     known.load = lambda name, directory: few_digits()
     is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
     if prepare:
@@ -140,7 +140,7 @@ real_fetch, real_load = known.fetch, known.load
 
 
 def test_a_damaged_file_is_refused_once(tmp_path):
-    put(tmp_path / "data", {name: b"\0\0\x08\3" for name in known.idx.FILES})
+    put(tmp_path / "data", {name: b"\0\0\x08\3" for name in known.KNOWN_SETS["mnist"].files})
     line = refusal(run_processes(command_with, 2, real_data, [], tmp_path, *SMALL))
     assert "data/t" in line and "bytes" in line
 

@@ -58,7 +58,7 @@ EDITED = {
     "model": [5, ["mlp"], None],
     "recipe": [["best"], {}],
     "optimizer": [3],
-    "data": [1, "photographs"],
+    "data": [1],
     "data_dir": [["x"], 5],
     "threads": ["2", [1]],
     "warp_speed": [9],

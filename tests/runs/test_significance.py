@@ -120,9 +120,9 @@ def test_the_loss_ratio_is_that_of_the_mean_losses_seed_by_seed():
 
 def test_runs_that_are_not_pairs_are_refused():
     one = nets(0, [0.9, 0.9])
-    with pytest.raises(UsageError, match="other random seeds or other test digits"):
+    with pytest.raises(UsageError, match="other random seeds or other test images"):
         compare(one, Answers((0, 2), one.labels, one.right, one.losses))
-    with pytest.raises(UsageError, match="other random seeds or other test digits"):
+    with pytest.raises(UsageError, match="other random seeds or other test images"):
         compare(one, Answers(one.seeds, one.labels[::-1], one.right, one.losses))
 
 

@@ -19,8 +19,10 @@ from members import MNIST, SAMPLE, figures
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
 from distmnist.data import known
+from distmnist.data.dataset import DatasetFacts
 from distmnist.runs import pool
 from distmnist.study import __main__ as study
+from distmnist.study.findings import Findings
 
 ROOT = Path(__file__).parents[2]
 POOR, GOOD = {"wrong": range(40), "loss": 0.3}, {"wrong": range(4), "loss": 0.1}
@@ -30,7 +32,7 @@ POOR, GOOD = {"wrong": range(40), "loss": 0.3}, {"wrong": range(4), "loss": 0.1}
 def command(monkeypatch, tmp_path, capsys, digits):
     """Runs the study in an empty directory on a few digits, called `name`; no process may be started."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(known, "fetch", lambda directory, say: None)
+    monkeypatch.setattr(known, "fetch", lambda *_: None)
     monkeypatch.setattr(pool, "start", lambda *_: pytest.fail("a run was started"))
 
     def run(*arguments, name="mnist-sample"):
@@ -91,6 +93,18 @@ def test_no_published_figure_or_claim_stands_beside_the_sample(command):
     assert not any(word in out for word in ("97.42", "98.88", "CONFIRMED", "REFUTED", "PARTLY SUPPORTED"))
 
 
+def test_nothing_published_is_said_of_other_images(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    facts = DatasetFacts("fashion-mnist", 300, 120, class_names=tuple("abcdefghij"))
+    fabricate(dataset=facts.to_json())
+    given = {"recipe": "reference"}
+    members = {("reference", seed): pool.Member(Path(f"a/runs/reference-seed{seed}"), given) for seed in range(3)}
+    found = Findings(facts, members, given, pool.Jobs(1, 1))
+    assert found.finished and (found.result().claims, found.result().notes) == ([], [])
+    assert "cnn is significantly better than mlp" in found.table()
+    assert not any(word in found.table() for word in ("published", "mnist", "97.42", "digit"))
+
+
 def test_on_mnist_the_published_claims_are_marked_and_the_published_figures_stand_beside(command):
     fabricate(dataset=MNIST)
     _, out, _ = command("--repeats=3", "--recipes=reference", name="mnist")
@@ -119,7 +133,7 @@ def test_runs_on_other_digits_are_refused_and_left_alone(command):
     before = {path: path.read_bytes() for path in Path("a/runs").rglob("*") if path.is_file()}
     told = refusal(command("--repeats=3", "--recipes=reference", name="mnist"))
     assert (
-        "a/runs/reference-seed0 was trained on mnist-sample, but the data found are mnist; choose the right --data"
+        "a/runs/reference-seed0 was trained on different data: mnist of 300 + 120, where mnist-sample of 300 + 120"
         in told
     )
     assert before == {path: path.read_bytes() for path in Path("a/runs").rglob("*") if path.is_file()}
@@ -129,7 +143,7 @@ def test_predictions_of_other_digits_are_refused(command):
     fabricate()
     answers = figures()["arrays"]
     np.savez("a/runs/reference-seed1/mlp/predictions.npz", **{**answers, "labels": answers["labels"][::-1]})
-    assert "other test digits" in refusal(command("--repeats=3", "--recipes=reference"))
+    assert "other test images" in refusal(command("--repeats=3", "--recipes=reference"))
 
 
 def test_runs_of_different_precision_are_not_compared(command):

@@ -15,8 +15,9 @@ from members import MNIST, SAMPLE, figures
 pytest.importorskip("scipy", reason="the statistics need the extra `study`")
 
 from distmnist.data import known
+from distmnist.data.dataset import DatasetFacts
 from distmnist.runs import pool
-from distmnist.runs.records import Spread, Trial
+from distmnist.runs.records import Spread, SweepFacts, Trial, Winner
 from distmnist.sweep import __main__ as sweep
 from distmnist.sweep import search, trials
 
@@ -102,7 +103,7 @@ def test_the_winner_is_the_fastest_within_one_standard_error_of_the_best():
 def command(monkeypatch, tmp_path, capsys, digits):
     """Runs the sweep in an empty directory on a few digits, called `name`; no process may be started."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(known, "fetch", lambda directory, say: None)
+    monkeypatch.setattr(known, "fetch", lambda *_: None)
     monkeypatch.setattr(pool, "start", lambda *_: pytest.fail("a run was started"))
 
     def run(*arguments, name="mnist-sample"):
@@ -178,6 +179,15 @@ def test_trials_are_judged_without_any_test_figure_and_the_winner_alone_is_teste
     assert winner["test_accuracy"]["mean"] == pytest.approx(114 / 120) and winner["test_loss"]["mean"] == 0.1
     assert "held-out accuracy" in out and "test accuracy 95.00%" in out
     assert found["claims"] == [] and "these images are of mnist-sample, not of mnist" in out
+
+
+def test_nothing_published_is_said_of_other_images():
+    facts = DatasetFacts("fashion-mnist", 300, 120)
+    found = trials.Trials("mlp", [0], SweepFacts(dataset=facts, search="grid", space={}, val_fraction=0.1, jobs="1"))
+    one = Spread(mean=0.9, values=[0.9])
+    found.winner = Winner(trial=0, options={}, seeds=[1], test_accuracy=one, test_loss=one, train_seconds=one)
+    assert (found.result().claims, found.result().notes) == ([], [])
+    assert not any(word in found.table() for word in ("published", "mnist", "digit"))
 
 
 def test_on_mnist_the_published_hyperparameters_are_marked(command):

@@ -7,9 +7,10 @@ report can hand them over to its style sheet, light or dark.
 import importlib.util
 import io
 import logging
-import math
 import os
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,6 +39,15 @@ PALETTE = {
 SERIES = [PALETTE[name] for name in "abcdef"]
 SIZE = (4.4, 3.1)
 """Inches: small, so that a telephone shows its text at nearly its own size."""
+
+FULL = 100.5
+"""Where an axis of accuracies, in per cent, ends at the latest: a point at 100 is whole."""
+
+COUNTED = 20
+"""Classes up to which a confusion matrix has the count in each cell, and the name of every class."""
+
+NAME, WHOLE_NAME = 16, 300
+"""Characters of a class name on an axis, and in its tooltip where it is longer."""
 
 
 class Epoch(Protocol):
@@ -140,11 +150,20 @@ def panel(size: tuple[float, float] = SIZE) -> tuple["Figure", "Axes"]:
 
 
 def written(figure: "Figure", kind: str) -> bytes:
-    """The figure as a file, kind "svg" or "png": the same figure gives the same bytes."""
+    """The figure as a file, kind "svg" or "png": the same figure gives the same bytes.
+
+    An SVG shows text in the reader's fonts. A PNG shows boxes for characters that matplotlib's own font lacks.
+    """
     buffer = io.BytesIO()
     backend = {"svg": "svg", "png": "agg"}[kind]
-    figure.savefig(buffer, format=kind, backend=backend, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-    return buffer.getvalue()
+    metadata = {"Date": None} if kind == "svg" else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a line for each character that the font lacks
+        figure.savefig(buffer, format=kind, backend=backend, dpi=160, metadata=metadata)
+    if kind == "png":
+        return buffer.getvalue()
+    # What `label_classes` left: an SVG's own tooltip is an element, which matplotlib cannot write.
+    return re.sub(rb"""<g id=(["'])title:(.*?)\1>""", rb"<g><title>\2</title>", buffer.getvalue())
 
 
 def inline(svg: bytes, name: str, label: str) -> str:
@@ -157,24 +176,31 @@ def inline(svg: bytes, name: str, label: str) -> str:
     text = svg.decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r"(url\(|href=\")#", rf"\1#{name}-", text)
-    for variable, colour in PALETTE.items():
-        text = text.replace(colour, "transparent" if variable == "paper" else f"var(--{variable})")
+    text = re.sub(r"<[^<>]+>", lambda tag: _inline_tag(tag[0], name), text)
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{escape(label)}"', text, count=1)
 
 
-def of_run(histories: Mapping[str, Sequence[Epoch]], confusions: Mapping[str, Any]) -> dict[str, bytes]:
-    """The main job's plots: name of the file -> SVG. histories and confusions: by net."""
-    curves = {net: [history] for net, history in histories.items()}
+def _inline_tag(tag: str, name: str) -> str:
+    tag = re.sub(r'\bid="', f'id="{name}-', tag)
+    tag = re.sub(r"(url\(|href=\")#", rf"\1#{name}-", tag)
+    for variable, colour in PALETTE.items():
+        tag = tag.replace(colour, "transparent" if variable == "paper" else f"var(--{variable})")
+    return tag
+
+
+def of_run(
+    histories: Mapping[str, Sequence[Epoch]], confusions: Mapping[str, Any], class_names: Sequence[str]
+) -> dict[str, bytes]:
+    """The main job's plots: name of the file -> SVG. histories and confusions: by model."""
+    curves = {model: [history] for model, history in histories.items()}
     with style():
         figures = {"loss": loss(curves), "accuracy": accuracy(curves)}
-        figures |= {f"confusion-{net}": confusion(matrix, net) for net, matrix in confusions.items()}
+        figures |= {f"confusion-{model}": confusion(matrix, model, class_names) for model, matrix in confusions.items()}
         return {f"{name}.svg": written(figure, "svg") for name, figure in figures.items()}
 
 
 def loss(curves: Curves) -> "Figure":
-    """Cross entropy over the epochs: on the test digits, and dashed while training."""
+    """Cross entropy over the epochs: on the test images, and dashed while training."""
     figure, axes = panel()
     for colour, (label, histories) in zip(series(curves), curves.items(), strict=True):
         draw(axes, histories, "test_loss", colour, label)
@@ -186,11 +212,12 @@ def loss(curves: Curves) -> "Figure":
 
 
 def accuracy(curves: Curves) -> "Figure":
-    """Accuracy on the test digits over the epochs, in per cent."""
+    """Accuracy on the test images over the epochs, in per cent."""
     figure, axes = panel()
     for colour, (label, histories) in zip(series(curves), curves.items(), strict=True):
         draw(axes, histories, "test_accuracy", colour, label, factor=100)
     axes.set(xlabel="epoch", ylabel="test accuracy (%)")
+    axes.set_ylim(top=min(axes.get_ylim()[1], FULL))
     axes.legend()
     return figure
 
@@ -234,29 +261,77 @@ def plain_logarithm(axes: "Axes") -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def confusion(matrix: Any, net: str) -> "Figure":
-    """Counts of the test images, int [classes, classes]: row the label, column the prediction. Mistakes stand out."""
+def confusion(matrix: Any, model: str, class_names: Sequence[str]) -> "Figure":
+    """Counts of the test images, int [classes, classes]: row the label, column the prediction. Mistakes stand out.
+
+    With more than `COUNTED` classes the cells are the pixels of one image, and have no numbers: what the file takes
+    does not grow with the number of mistakes.
+    """
+    from matplotlib.colors import to_rgb
     from matplotlib.patches import Rectangle
 
     counts = np.asarray(matrix)
-    mistakes = counts - np.diag(np.diag(counts))
-    most = max(int(mistakes.max()), 1)
-    figure, axes = panel((4.3, 4.1))
-    for row, column in np.ndindex(counts.shape):
-        count = int(counts[row, column])
-        right = row == column
-        if count:
-            shade = 0.35 if right else 0.12 + 0.55 * math.sqrt(count / most)
-            colour = PALETTE["line"] if right else PALETTE["a"]
-            axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, color=colour, alpha=shade, lw=0))
-            axes.text(column, row, str(count), ha="center", va="center", fontsize=8)
-    classes, end = range(len(counts)), len(counts) - 0.4
-    axes.set(xlim=(-0.6, end), ylim=(end, -0.6), xticks=classes, yticks=classes, aspect="equal")
-    axes.set(xlabel=f"what the {net} said", ylabel="what it was")
+    right, mistakes = np.diag(counts), counts - np.diag(np.diag(counts))
+    shades = np.where(mistakes, 0.12 + 0.55 * np.sqrt(mistakes / max(mistakes.max(), 1)), 0.0)
+    names, counted = shortened(class_names), len(counts) <= COUNTED
+    longest, side = max(map(len, names)), 4.1 if len(counts) <= 12 else 5.4
+    upright = counted and longest * len(counts) < 45
+    beside = 0.075 * (longest - 1)  # inches: about what the names take
+    figure, axes = panel((side + 0.2 + beside, side + (0 if upright else beside)))
+    if counted:
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            colour, shade = ("line", 0.35) if row == column else ("a", shades[row, column])
+            corner = (column - 0.46, row - 0.46)
+            axes.add_patch(Rectangle(corner, 0.92, 0.92, color=PALETTE[colour], alpha=shade, lw=0))
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8)
+    else:
+        image = np.empty((*counts.shape, 4))
+        image[..., :3], image[..., 3] = to_rgb(PALETTE["a"]), shades
+        found = right / np.maximum(counts.sum(1), 1)
+        diagonal = np.arange(len(counts))
+        image[diagonal, diagonal, :3], image[diagonal, diagonal, 3] = to_rgb(PALETTE["soft"]), 0.6 * found
+        axes.imshow(image, interpolation="none")
+    end = len(counts) - 0.4
+    axes.set(xlim=(-0.6, end), ylim=(end, -0.6), aspect="equal")
+    axes.set(xlabel=f"predicted by the {model}", ylabel="true class")
+    label_classes(axes, class_names, names, upright=upright)
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return figure
+
+
+def label_classes(axes: "Axes", class_names: Sequence[str], names: Sequence[str], *, upright: bool) -> None:
+    """Names along both axes, every k-th where there are many. A shortened one has the whole as its tooltip in SVG."""
+    shown = range(0, len(names), -(-len(names) // COUNTED))
+    axes.set_xticks(shown, [names[index] for index in shown], rotation=0 if upright else 90)
+    axes.set_yticks(shown, [names[index] for index in shown])
+    for axis in (axes.xaxis, axes.yaxis):
+        for index, label in zip(shown, axis.get_ticklabels(), strict=True):
+            whole = cut(class_names[index], WHOLE_NAME)
+            if names[index] != whole:
+                label.set_gid(f"title:{whole}")  # an id of the SVG: `written` makes it a title
+
+
+def clean(name: str) -> str:
+    """A name on one line, without what XML cannot hold: control characters and undecodable bytes."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", " ".join(name.split()))
+
+
+def cut(name: str, most: int) -> str:
+    """A name in at most `most` characters, one line."""
+    name = clean(name)
+    return name if len(name) <= most else name[: most - 1].rstrip() + "…"
+
+
+def shortened(class_names: Sequence[str]) -> list[str]:
+    """The names in at most `NAME` characters; those that would then look the same end in the class's number."""
+    names = [cut(name, NAME) for name in class_names]
+    seen = Counter(names)
+    return [
+        name if seen[name] == 1 else f"{name[: NAME - 1 - len(str(index))].rstrip('…')}…{index}"
+        for index, name in enumerate(names)
+    ]
 
 
 def comparison(rows: Sequence[Mapping[str, Any]]) -> "Figure":
@@ -274,6 +349,7 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     if handles := axes.get_legend_handles_labels()[0]:
         axes.legend(handles=handles[:1], loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
     axes.set(yticks=range(len(rows)), yticklabels=[row["label"] for row in rows], xlabel="test accuracy (%)")
+    axes.set_xlim(right=min(axes.get_xlim()[1], FULL))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
@@ -282,15 +358,15 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> "Figure":
 
 
 def calibration(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
-    """net -> bins: confidence and accuracy (means), low and high (the accuracy's 95 % interval)."""
+    """model -> bins: confidence and accuracy (means), low and high (the accuracy's 95 % interval)."""
     figure, axes = panel((4.2, 3.9))
-    axes.plot([0, 1], [0, 1], color=PALETTE["soft"], linewidth=0.8, linestyle=":", label="as sure as right")
-    for colour, (net, filled) in zip(series(bins), bins.items(), strict=True):
+    axes.plot([0, 1], [0, 1], color=PALETTE["soft"], linewidth=0.8, linestyle=":", label="confidence = accuracy")
+    for colour, (model, filled) in zip(series(bins), bins.items(), strict=True):
         x, y = [b["confidence"] for b in filled], [b["accuracy"] for b in filled]
         spread = [[b["accuracy"] - b["low"] for b in filled], [b["high"] - b["accuracy"] for b in filled]]
-        axes.errorbar(x, y, yerr=spread, fmt="o-", color=colour, linewidth=1.2, elinewidth=0.8, label=net)
+        axes.errorbar(x, y, yerr=spread, fmt="o-", color=colour, linewidth=1.2, elinewidth=0.8, label=model)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
-    axes.set(xlabel="how sure it was (probability of what it said)", ylabel="how often it was right")
+    axes.set(xlabel="confidence (probability of the prediction)", ylabel="accuracy")
     axes.legend(loc="upper left")
     return figure
 

@@ -20,7 +20,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line. Raises UsageError; `--help` prints and exits."""
     parser = Parser(
         prog="distmnist.report",
-        usage="python -m distmnist.report RUN... [--output DIR] [--data-dir DIR]",
+        usage="python -m distmnist.report RUN... [--output DIR] [--data DATA] [--data-dir DIR]",
         description="Writes one self-contained page on what was trained: open DIR/index.html in any browser.",
         allow_abbrev=False,
     )
@@ -34,7 +34,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="where the page and its plots go (default: report/ in the first RUN)",
     )
     parser.add_argument(
-        "--data-dir", type=to_path, metavar="DIR", help="where MNIST is (default: $DISTMNIST_DATA, the run's, ./data)"
+        "--data",
+        metavar="DATA",
+        help="your own images, where they have moved; a function must be named (default: what the run says)",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=to_path,
+        metavar="DIR",
+        help="where a known data set is (default: $DISTMNIST_DATA, the run's, ./data)",
     )
     return parser.parse_args(arguments)
 
@@ -56,8 +64,8 @@ def work(arguments: Sequence[str] | None) -> int:
     for path in given.runs:
         if newer := newer_than_latest(path):
             streams.warn(f"{path} is a directory, not a link to the newest run, which is {newer}")
-    torch.set_num_threads(1)  # 3 s for 10,000 digits; two threads take 1.5 s, but 15 s where others use the cores
-    streams.say(f"report: {page.write(given.runs, given.output, given.data_dir)}")
+    torch.set_num_threads(1)  # 3 s for MNIST's 10,000; two threads take 1.5 s, but 15 s where others use the cores
+    streams.say(f"report: {page.write(given.runs, given.output, given.data, given.data_dir)}")
     return 0
 
 

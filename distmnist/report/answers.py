@@ -1,7 +1,6 @@
-"""What the trained nets answer, digit by digit: their worst mistakes, their certainty, and where they differ."""
+"""What the trained models predict, image by image: their worst mistakes, their confidence, and where they differ."""
 
 import dataclasses
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,47 +15,84 @@ from distmnist.models.inference import BATCH
 from distmnist.report.reading import Material, Net
 from distmnist.runs.records import McNemar
 from distmnist.runs.significance import LEVEL, mcnemar
-from distmnist.training.evaluation import Evaluation
 
 BINS = 10
 """Of equal width, as the expected calibration error is usually given (Guo et al., 2017)."""
 
 TOLERATED = 0.001
-"""Share of the test digits that this machine may read otherwise than the one that evaluated: another processor's
-rounding moves a digit or two of 10,000. More, and the predictions are of another net."""
+"""Share of the test images that this machine may predict otherwise than the one that evaluated: another processor's
+rounding moves an image or two of 10,000. More, and the predictions are of another model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFigures:
+    """Of one class: its index, its test images, and the shares, from 0 to 1."""
+
+    index: int
+    images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Confused:
+    """Images of one class that were predicted as another; share: of all images of their class."""
+
+    label: int
+    prediction: int
+    images: int
+    share: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """A net whose answers the page shows. probabilities: float32 [n, classes]; said: those of its predictions."""
+    """A model whose predictions the page shows. confidence: float32 [n], the probabilities of its predictions.
+
+    otherwise: images that this machine predicts otherwise.
+    """
 
     net: Net
     trained: Trained
-    probabilities: np.ndarray
-    read_otherwise: int
-
-    @property
-    def said(self) -> np.ndarray:
-        return self.probabilities[np.arange(len(self.net.labels)), self.net.predictions]
+    confidence: np.ndarray
+    otherwise: int
 
     @property
     def right(self) -> np.ndarray:
         return self.net.predictions == self.net.labels
 
     def worst(self, count: int) -> list[int]:
-        """The mistakes with the largest cross entropy: the label was held least likely."""
+        """The mistakes with the largest cross entropy: the label was least probable."""
         wrong = np.flatnonzero(~self.right)
         return wrong[np.argsort(-self.net.losses[wrong], kind="stable")][:count].tolist()
 
-    @cached_property
-    def evaluation(self) -> Evaluation:
-        """Of its predictions: what summary.json says, counted again."""
-        predictions, losses, labels = map(torch.from_numpy, (self.net.predictions, self.net.losses, self.net.labels))
-        return Evaluation(predictions.long(), losses, labels.long(), self.probabilities.shape[1])
+    def classes(self) -> list[ClassFigures]:
+        """Of every class, the worst F1 first; last those without test images."""
+        found = self.net.evaluation
+        images = found.confusion.sum(1).tolist()
+        figures = zip(range(found.classes), images, found.precision, found.recall, found.f1, strict=True)
+        return sorted((ClassFigures(*one) for one in figures), key=lambda one: (not one.images, one.f1))
+
+    def macro_f1(self) -> float:
+        """The mean F1 of the classes that have test images."""
+        return float(np.mean([one.f1 for one in self.classes() if one.images]))
+
+    def confused(self, count: int) -> list[Confused]:
+        """The most confused pairs of classes: those with the most images."""
+        confusion = self.net.evaluation.confusion
+        images = confusion.sum(1)
+        mistakes = confusion - confusion.diagonal().diag()
+        cells = mistakes.flatten().argsort(descending=True, stable=True)[:count].tolist()
+        pairs = [divmod(cell, len(mistakes)) for cell in cells]
+        return [
+            Confused(label, other, int(wrong), float(wrong / images[label]))
+            for label, other in pairs
+            if (wrong := mistakes[label, other])
+        ]
 
     def calibration(self) -> list[dict[str, float]]:
-        """The bins that hold digits: count, mean confidence, accuracy and its 95 % interval (Wilson)."""
-        which = np.minimum((self.said * BINS).astype(int), BINS - 1)
+        """The bins that hold images: count, mean confidence, accuracy and its 95 % interval (Wilson)."""
+        which = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
         bins = []
         for index in np.unique(which):
             inside = which == index
@@ -66,7 +102,7 @@ class Shown:
                 {
                     "from": index / BINS,
                     "count": count,
-                    "confidence": float(self.said[inside].mean()),
+                    "confidence": float(self.confidence[inside].mean()),
                     "accuracy": right / count,
                     "low": min(spread.low, right / count),
                     "high": max(spread.high, right / count),
@@ -76,11 +112,12 @@ class Shown:
 
     def calibration_error(self) -> float:
         """The expected calibration error: the bins' gaps between confidence and accuracy, weighed by their counts."""
-        return sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in self.calibration()) / len(self.said)
+        gaps = sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in self.calibration())
+        return gaps / len(self.confidence)
 
 
 def featured(material: Material) -> list[Net]:
-    """One of each net: of the first run named; of a study, the last recipe's first random seed."""
+    """One of each model: of the first run named; of a study, the last recipe's first random seed."""
     recipes = list(material.study.recipes) if material.study else []
 
     def order(net: Net) -> tuple[int, Any]:
@@ -97,38 +134,42 @@ def featured(material: Material) -> list[Net]:
 
 @torch.no_grad()
 def show(net: Net, test: LabelledImages) -> Shown:
-    """Asks the trained net about every test digit. UsageError: the run's files or the digits do not belong together."""
+    """Has the trained model predict every test image. UsageError: the run's files or the images do not fit together."""
     where = net.run / net.name
     trained = source.load(where)[0][0]
     if trained.weights_sha256 != net.result.weights_sha256:
         raise UsageError(f"{where} holds other weights than those whose result summary.json tells; train again")
+    if difference := trained.dataset.difference(net.dataset):
+        raise UsageError(f"{where} was trained on another data set than summary.json tells: {difference}")
     if not np.array_equal(test.labels.numpy(), net.labels):
-        raise UsageError(f"{where}/predictions.npz is not about these test digits; name the right --data-dir")
-    batches = torch.arange(len(test)).split(BATCH)
-    logits = torch.cat([trained.net(test.batch(indices)[0]) for indices in batches])
-    otherwise = int((logits.argmax(1).numpy() != net.predictions).sum())
+        raise UsageError(f"{where}/predictions.npz is not about these test images; name the right --data-dir")
+    predictions, confidence, otherwise = net.evaluation.predictions, torch.empty(len(test)), 0
+    for indices in torch.arange(len(test)).split(BATCH):
+        logits = trained.net(test.batch(indices)[0])
+        otherwise += int((logits.argmax(1) != predictions[indices]).sum())
+        confidence[indices] = logits.softmax(1).gather(1, predictions[indices, None]).squeeze(1)
     if otherwise > TOLERATED * len(test):
-        raise UsageError(f"{where}: the net reads {otherwise} test digits otherwise than predictions.npz says")
-    return Shown(net, trained, logits.softmax(1).numpy(), otherwise)
+        raise UsageError(f"{where}: the model predicts {otherwise} test images otherwise than predictions.npz says")
+    return Shown(net, trained, confidence.numpy(), otherwise)
 
 
 @dataclasses.dataclass(frozen=True)
 class Disagreement:
-    """Two nets on the same digits: of how many both or neither are right, the test, and where they differ."""
+    """Two models on the same images: of how many both or neither are right, the test, and where they differ."""
 
     both: int
     neither: int
     test: McNemar
-    digits: list[int]
-    """Indices, those of which both nets are surest first."""
+    images: list[int]
+    """Indices, first those of which both models are surest."""
 
 
 def disagreement(a: Shown, b: Shown) -> Disagreement:
     differing = np.flatnonzero(a.net.predictions != b.net.predictions)
-    sure = np.minimum(a.said, b.said)[differing]
+    sure = np.minimum(a.confidence, b.confidence)[differing]
     return Disagreement(
         both=int((a.right & b.right).sum()),
         neither=int((~a.right & ~b.right).sum()),
         test=mcnemar(a.right, b.right),
-        digits=differing[np.argsort(-sure, kind="stable")].tolist(),
+        images=differing[np.argsort(-sure, kind="stable")].tolist(),
     )

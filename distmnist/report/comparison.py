@@ -1,4 +1,4 @@
-"""Sets the nets beside each other: means, intervals, and in words what they show and what they do not."""
+"""Sets the models beside each other: means, intervals, and in words what they show and what they do not."""
 
 import dataclasses
 import json
@@ -13,7 +13,10 @@ from distmnist.runs.table import PUBLISHED
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the comparison: a net with its options, over its random seeds. Lists are in the order of seeds."""
+    """One line of the comparison: a model with its options, over its random seeds. Lists are in the order of seeds.
+
+    nets: those runs that are there; of a study there may be fewer than values.
+    """
 
     label: str
     net: str
@@ -32,6 +35,12 @@ class Row:
     @property
     def deviation(self) -> float | None:
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+    @property
+    def balanced(self) -> float | None:
+        """The mean balanced accuracy; None where not all runs are there."""
+        found = [net.evaluation.balanced_accuracy for net in self.nets]
+        return float(np.mean(found)) if len(found) == len(self.values) else None
 
 
 def compare(material: Material) -> list[Row]:
@@ -81,7 +90,7 @@ def compare(material: Material) -> list[Row]:
 
 
 def published(material: Material, net: str, recipe: object) -> float | None:
-    """The published accuracy, beside the recipe that is its own, on the digits that are its own."""
+    """The published accuracy, beside the recipe that is its own, on the images that are its own."""
     comparable = material.dataset.name == "mnist" and recipe == "reference" and net in PUBLISHED
     return PUBLISHED[net][0] if comparable else None
 
@@ -92,7 +101,7 @@ def varied(net: Net) -> dict[str, object]:
 
 
 def label(net: Net, others: Sequence[Net]) -> str:
-    """The net's name, and its options as far as another group of the same net has other ones."""
+    """The model's name, and its options as far as another group of the same model has other ones."""
     same = [varied(other) for other in others if other.name == net.name]
     differing = [name for name, value in varied(net).items() if any(other.get(name) != value for other in same)]
     return ", ".join([net.name, *(f"{name} {net.options[name]}" for name in differing)])

@@ -4,38 +4,51 @@ import dataclasses
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import numpy as np
+import torch
 
 from distmnist.checkpoint.record import Epoch, ModelResult
 from distmnist.commandline import quoted
-from distmnist.data import known
+from distmnist.data import sources
 from distmnist.data.dataset import Dataset, DatasetFacts
 from distmnist.errors import UsageError
 from distmnist.models.build import MODELS
 from distmnist.runs.records import FINISHED, RunConfig, RunSummary, StudyResult, SweepResult
 from distmnist.runs.records import read as read_record
 from distmnist.runs.rundir import noted_data
+from distmnist.training.evaluation import Evaluation
 
 R = TypeVar("R", RunSummary, StudyResult, SweepResult)
 
 
 @dataclasses.dataclass(frozen=True)
 class Net:
-    """One net of one run. options: as config.json has them; predictions, labels: uint8 [n]; losses: float32 [n]."""
+    """One model of one run. options: as config.json has them.
+
+    predictions, labels: integers [n], below the number of class names; losses: float32 [n].
+    """
 
     run: Path
     name: str
     seed: int
+    dataset: DatasetFacts
     options: Mapping[str, object]
     result: ModelResult
     history: list[Epoch]
     predictions: np.ndarray
     labels: np.ndarray
     losses: np.ndarray
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """Of its predictions: what summary.json says, counted again."""
+        predictions, losses, labels = map(torch.from_numpy, (self.predictions, self.losses, self.labels))
+        return Evaluation(predictions.long(), losses, labels.long(), len(self.dataset.class_names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,26 +74,28 @@ def read(paths: Sequence[Path]) -> Material:
     runs: list[Run] = []
     studies: list[StudyResult] = []
     sweeps: list[SweepResult] = []
-    found: dict[DatasetFacts, Path] = {}
+    found: list[tuple[DatasetFacts, Path]] = []
     for path in paths:
         if (path / "study.json").is_file():
             studies.append(read_finished(path / "study.json", StudyResult))
             runs += [dataclasses.replace(read_run(member), of_study=True) for member in members(path, studies[-1])]
-            found.setdefault(studies[-1].dataset, path)
+            found.append((studies[-1].dataset, path))
         elif (path / "sweep.json").is_file():
             sweeps.append(read_sweep(path / "sweep.json"))
-            found.setdefault(sweeps[-1].dataset, path)
+            found.append((sweeps[-1].dataset, path))
         else:
             runs.append(read_run(path))
-    for run in runs:
-        found.setdefault(run.summary.dataset, run.path)
-    if len(found) > 1:
-        told = " and ".join(f"{path} on {facts}" for facts, path in found.items())
-        raise UsageError(f"results of different data sets do not compare: {told}; name those of one")
+    found += [(run.summary.dataset, run.path) for run in runs]
+    dataset, first = found[0]
+    for other, path in found:
+        if difference := other.difference(dataset):
+            raise UsageError(
+                f"results of different data sets do not compare: {path} and {first}: {difference}; name those of one"
+            )
     if len(studies) > 1:
         raise UsageError("a page is about one study; name one")
     refuse_twins(runs)
-    return Material(next(iter(found)), runs, studies[0] if studies else None, sweeps)
+    return Material(dataset, runs, studies[0] if studies else None, sweeps)
 
 
 def read_finished(path: Path, kind: type[R]) -> R:
@@ -115,18 +130,15 @@ def read_run(path: Path) -> Run:
     nets = {}
     for name, result in summary.models.items():
         if name not in MODELS:
-            raise UsageError(f"{path} holds the net {name!r}; distmnist.models has {', '.join(MODELS)}")
+            raise UsageError(f"{path} holds the model {name!r}; distmnist.models has {', '.join(MODELS)}")
         options = config.options.get(name, {})
         seed = options.get("seed")
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise UsageError(f"{path / 'config.json'} is damaged: {name} has no random seed")
-        history, answers = (
-            read_history(path, name),
-            read_predictions(path, name, result, len(summary.dataset.class_names)),
-        )
-        nets[name] = Net(path, name, seed, options, result, history, *answers)
+        answers = read_predictions(path, name, result, len(summary.dataset.class_names))
+        nets[name] = Net(path, name, seed, summary.dataset, options, result, read_history(path, name), *answers)
     if not nets:
-        raise UsageError(f"{path} holds no finished net")
+        raise UsageError(f"{path} holds no finished model")
     return Run(path, summary, nets)
 
 
@@ -158,8 +170,9 @@ def read_predictions(
     shape = labels.shape
     if len(shape) != 1 or not (predictions.shape == losses.shape == shape) or not np.isfinite(losses).all():
         raise UsageError(f"{path} is damaged: its arrays do not fit each other")
-    if max(predictions.max(initial=0), labels.max(initial=0)) >= classes:
-        raise UsageError(f"{path} is damaged: a class above {classes - 1}")
+    for found in (predictions, labels):
+        if found.dtype.kind not in "iu" or not 0 <= found.min(initial=0) <= found.max(initial=0) < classes:
+            raise UsageError(f"{path} is damaged: a class that is not from 0 to {classes - 1}")
     correct = int((predictions == labels).sum())
     if correct != result.correct or abs(correct - result.test_accuracy * len(labels)) > 1e-6 * len(labels):
         raise UsageError(f"{path} does not belong to summary.json: it counts other right answers")
@@ -167,7 +180,7 @@ def read_predictions(
 
 
 def refuse_twins(runs: Sequence[Run]) -> None:
-    """The same net twice with the same options and random seed is no second, independent result."""
+    """The same model twice with the same options and random seed is no second, independent result."""
     known: dict[str, Path] = {}
     for run in runs:
         for net in run.nets.values():
@@ -187,7 +200,12 @@ def result_options() -> set[str]:
     return {field.name for field in dataclasses.fields(TrainConfig)} - {"model", "data"}
 
 
-def find_dataset(material: Material, data_dir: Path | None) -> Dataset:
-    """The data set that the runs were tested on. UsageError: it is not on this machine, or is damaged."""
+def find_dataset(material: Material, data: str | None, data_dir: Path | None) -> Dataset:
+    """The data set that the runs were tested on; data: where images of the user's own are now, see
+    `sources.find_dataset`. UsageError: it is not on this machine, or is damaged."""
     noted = [place for run in material.runs for place in noted_data(run.path)]
-    return known.find_dataset(material.dataset, data_dir, noted, "the page shows its test digits")
+    options = next(
+        net.options for run in material.runs for net in run.nets.values()
+    )  # it is asked where there are some
+    purpose = "the page shows its test images"
+    return sources.find_dataset(material.dataset, options, data, data_dir, noted, purpose)

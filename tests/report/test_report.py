@@ -7,11 +7,11 @@ import importlib.util
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from html_page import Page
 from made_up import change, made_up, study, sweep
 
 from distmnist.checkpoint import storage
@@ -26,37 +26,6 @@ for needed in ("matplotlib", "scipy"):
     pytest.importorskip(needed, reason="needs the extra report")
 
 pytest_plugins = ["report_fixtures"]
-
-VOID = {"meta", "link", "img", "br", "input"}
-
-
-class Page(HTMLParser):
-    """A page taken apart: every tag with its attributes, the text, and whether its tags are balanced."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags, self.text, self.open = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.text.append(" ".join(text.split()))
-
-    def words(self) -> str:
-        return " ".join(filter(None, self.text))
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +162,7 @@ def test_different_options_are_different_rows_named_by_what_differs(finished: Pa
 def test_the_nets_answers_are_counted_as_a_loop_would(finished: Path):
     run, test = reading.read_run(finished), known.load_sample().test
     mlp, cnn = (answers.show(run.nets[name], test) for name in ("mlp", "cnn"))
-    assert (mlp.read_otherwise, cnn.read_otherwise) == (0, 0)
+    assert (mlp.otherwise, cnn.otherwise) == (0, 0)
     pairs = [(int(a == y), int(b == y)) for a, b, y in zip(mlp.net.predictions, cnn.net.predictions, mlp.net.labels)]  # noqa: B905
     found = answers.disagreement(mlp, cnn)
     counted = {"both": found.both, "neither": found.neither} | {
@@ -202,16 +171,18 @@ def test_the_nets_answers_are_counted_as_a_loop_would(finished: Path):
     }
     order = {"both": (1, 1), "only_a": (1, 0), "only_b": (0, 1), "neither": (0, 0)}
     assert counted == {key: pairs.count(pair) for key, pair in order.items()}
-    assert found.digits and all(mlp.net.predictions[i] != cnn.net.predictions[i] for i in found.digits)
+    assert found.images and all(mlp.net.predictions[i] != cnn.net.predictions[i] for i in found.images)
     worst = cnn.worst(5)
     losses = [cnn.net.losses[i] for i in range(1000) if cnn.net.predictions[i] != cnn.net.labels[i]]
     assert [cnn.net.losses[i] for i in worst] == sorted(losses, reverse=True)[:5]
     gap = 0.0
     for index in range(10):
         inside = [
-            i for i in range(1000) if index / 10 <= mlp.said[i] < (index + 1) / 10 or (index == 9 and mlp.said[i] == 1)
+            i
+            for i in range(1000)
+            if index / 10 <= mlp.confidence[i] < (index + 1) / 10 or (index == 9 and mlp.confidence[i] == 1)
         ]
-        gap += abs(sum(float(mlp.said[i]) - int(mlp.right[i]) for i in inside)) / 1000
+        gap += abs(sum(float(mlp.confidence[i]) - int(mlp.right[i]) for i in inside)) / 1000
     assert mlp.calibration_error() == pytest.approx(gap, abs=1e-5)
 
 
@@ -287,7 +258,7 @@ DAMAGES = {
     "NaN is not a finite number": lambda run: change(
         run / "summary.json", lambda s: s["models"]["mlp"].update(test_loss=math.nan)
     ),
-    "holds the net '../x'": lambda run: change(
+    "holds the model '../x'": lambda run: change(
         run / "summary.json", lambda s: s["models"].update({"../x": s["models"]["mlp"]})
     ),
     "counts other right answers": lambda run: change(
@@ -307,7 +278,7 @@ def test_damage_is_a_line_and_nothing_is_written(told: str, copy: Path, capsys):
 
 def test_predictions_of_another_net_or_of_other_digits_are_refused(copy: Path):
     test, net = known.load_sample().test, reading.read_run(copy).nets["mlp"]
-    with pytest.raises(UsageError, match="not about these test digits"):
+    with pytest.raises(UsageError, match="not about these test images"):
         answers.show(net, dataclasses.replace(test, labels=test.labels.flip(0)))
     checkpoint = storage.load(copy / "mlp/last.pt")
     for tensor in checkpoint.model.values():
@@ -316,7 +287,7 @@ def test_predictions_of_another_net_or_of_other_digits_are_refused(copy: Path):
     result = dataclasses.replace(checkpoint.result, weights_sha256=digest)
     storage.save(copy / "mlp", dataclasses.replace(checkpoint, result=result))
     change(copy / "summary.json", lambda s: s["models"]["mlp"].update(weights_sha256=digest))
-    with pytest.raises(UsageError, match=r"test digits otherwise than predictions\.npz says"):
+    with pytest.raises(UsageError, match=r"test images otherwise than predictions\.npz says"):
         answers.show(reading.read_run(copy).nets["mlp"], test)
 
 

@@ -8,8 +8,14 @@ from pathlib import Path
 import browser
 import pytest
 from browser import Browser
+from own_images import own_images, own_run
 
 pytest.importorskip("matplotlib", reason="needs the extra report")
+pytest.importorskip("scipy", reason="needs the extra report")
+
+from distmnist.report import reading
+from distmnist.report.__main__ import main
+
 pytest_plugins = ["report_fixtures"]
 pytestmark = [
     pytest.mark.skipif("DISTMNIST_TEST_CHROMIUM" not in os.environ, reason="DISTMNIST_TEST_CHROMIUM=1 asks for it"),
@@ -26,8 +32,6 @@ AREA = """(() => {
 
 @pytest.fixture(scope="module")
 def page(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from distmnist.report.__main__ import main
-
     folder = tmp_path_factory.mktemp("page")
     assert main([str(finished), "--output", str(folder)]) == 0
     return folder / "index.html"
@@ -62,6 +66,22 @@ def test_what_is_drawn_is_read_by_both_nets_and_nothing_leaves_the_page(page: Pa
         assert view.complaints == []
         asked = [url for url in view.requests if not url.startswith("data:")]
         assert asked == [page.resolve().as_uri()]
+
+
+@pytest.mark.parametrize("width", [1100, 390])
+def test_a_page_on_images_of_ones_own_keeps_its_width_and_complains_of_nothing(tmp_path: Path, width: int):
+    names = [f"{'a very long name ' * 9}<{number}>" for number in range(30)]
+    dataset = own_images(names, (3, 120, 90))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "find_dataset", lambda material, data, data_dir: dataset)
+        assert main([str(own_run(tmp_path / "run", dataset)), "--output", str(tmp_path)]) == 0
+    with Browser(width, 844) as view:
+        view.open(tmp_path / "index.html")
+        view.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+        assert view.evaluate("document.documentElement.scrollWidth") <= width
+        pictures = "[...document.images].map(image => [image.naturalWidth, image.width, image.height])"
+        assert {tuple(sizes) for sizes in view.evaluate(pictures)} == {(72, 61, 82)}  # 84 with the border
+        assert view.complaints == [] and view.evaluate("document.scripts.length") == 0
 
 
 def test_the_page_forbids_itself_the_network(page: Path):

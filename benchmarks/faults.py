@@ -153,7 +153,7 @@ def work(
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    known.load, known.fetch = few_digits, lambda directory, say: None
+    known.load, known.fetch = few_digits, lambda *_: None
     job.PLOTS_SECONDS = HANG_SECONDS  # or a hang while they are drawn would take ten minutes
     if fault and fault.rank == rank:
         strike(fault, events)

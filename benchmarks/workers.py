@@ -61,7 +61,7 @@ def end(processes: list[subprocess.Popen]) -> None:
 
 def main() -> None:
     events, fault, *arguments = sys.argv[1:]
-    known.load, known.fetch = few_digits, lambda directory, say: None
+    known.load, known.fetch = few_digits, lambda *_: None
     if fault and (mine := Fault(**json.loads(fault))).rank == int(os.environ["RANK"]):
         strike(mine, Path(events))
     code = train.main(arguments, [Witness(Path(events))])

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from digits import few_digits, published, synthetic_files
+from digits import few_digits, made_of, synthetic_files
 
 from distmnist import train
-from distmnist.data import idx, known
+from distmnist.data import known
 from distmnist.data.dataset import Dataset
 from distmnist.distributed.launcher import VARIABLES
 
@@ -40,9 +40,9 @@ def digits() -> Dataset:
 
 @pytest.fixture
 def mnist(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """30 + 20 synthetic digits that `idx` takes for MNIST: file name -> content. Put them where a test wants them."""
+    """30 + 20 synthetic digits that are taken for MNIST: file name -> content. Put them where a test wants them."""
     files = synthetic_files()
-    monkeypatch.setattr(idx, "FILES", published(files))
+    monkeypatch.setitem(known.KNOWN_SETS, "mnist", made_of("mnist", files))
     return files
 
 
@@ -50,7 +50,7 @@ def mnist(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 def command(monkeypatch, tmp_path, capsys, digits):
     """Runs the command in an empty directory on a few digits. Returns exit code, lines of output, lines of errors."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(known, "fetch", lambda directory, say: None)
+    monkeypatch.setattr(known, "fetch", lambda *_: None)
     monkeypatch.setattr(known, "load", lambda name, directory: digits)
 
     def run(*arguments):

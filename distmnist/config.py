@@ -356,8 +356,9 @@ class RunOptions(_Checked):
     )
     data_dir: Path = option(
         Path("data"),
-        "MNIST's IDX files, raw or .gz, here or in MNIST/raw/ below; downloaded into it if it is empty or missing"
-        " (default: $DISTMNIST_DATA, else ./data)",
+        "where known data sets are, in torchvision's layout (MNIST/raw/train-images-idx3-ubyte and so on; IDX files may"
+        " lie here directly, and be gzipped), and where missing ones are downloaded to (default: $DISTMNIST_DATA, else"
+        " ./data)",
         group=RUN,
         factory=lambda: expand(os.environ.get("DISTMNIST_DATA") or "data"),
         metavar="DIR",

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from distmnist.commandline import RanksParser, add_options, answer, end
-from distmnist.config import Job, resolve
+from distmnist.config import FIELDS, IMAGES, Job, resolve, rules
 from distmnist.distributed.launcher import refuse_separate_tasks
 
-OPTIONS = ("data", "data_dir", "output", "device", "amp", "threads", "timeout")
+OPTIONS = (
+    *(name for name, field in FIELDS.items() if rules(field).group == IMAGES),
+    *("data_dir", "output", "device", "amp", "threads", "timeout"),
+)
 """Options of training that the doctor takes: give those that the training will be given."""
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from distmnist.config import Job, data_is_chosen
-from distmnist.data import known
+from distmnist.config import Job, TrainConfig, data_is_chosen, is_own
+from distmnist.data import audit, known, sources
 from distmnist.distributed.world import World, choose_device
 from distmnist.doctor import network
 from distmnist.errors import UsageError
@@ -36,12 +36,12 @@ class Finding(NamedTuple):
 
 def look_at_host(job: Job, endpoint: str | None, world: World) -> list[Finding]:
     """All findings of this host that need no other host. Leaves the choice of the device in `world`."""
-    config, run = job.common, job.run
+    config, run, chosen = job.common, job.run, data_is_chosen(job.explicit)
     findings = [look_at_versions(), look_at_device(run.device, world)]
     findings += [
         look_at_precision(config.amp, world.device),
         look_at_cores(run.threads, world),
-        look_at_data(config.data, run.data_dir, data_is_chosen(job.explicit)),
+        look_at_images(config) if is_own(config.data) else look_at_known_set(config.data, run.data_dir, chosen),
         look_at_disk(run.output or RUNS),
         look_at_network(world),
     ]
@@ -103,7 +103,20 @@ def look_at_cores(wanted: int | None, world: World) -> Finding:
     return Finding(OK, "cores", f"{text}; launch/single_node.sh starts {default_processes()}")
 
 
-def look_at_data(name: str, directory: Path, chosen: bool) -> Finding:
+def look_at_images(config: TrainConfig) -> Finding:
+    """Reads them, and tells what training would warn of."""
+    notes: list[str] = []
+    try:
+        dataset = sources.load(config, Path(), notes.append)
+    except UsageError as error:
+        return Finding(PROBLEM, "data", str(error))
+    warnings = audit.warnings(dataset)
+    channels, height, width = dataset.train.shape
+    text = f"{len(dataset.train):,} + {len(dataset.test):,} images of {channels} x {height} x {width}: {dataset.origin}"
+    return Finding(WARNING if warnings else OK, "data", "; ".join([text, *notes, *warnings]))
+
+
+def look_at_known_set(name: str, directory: Path, chosen: bool) -> Finding:
     """Reads and verifies the known data set `name`. Downloads nothing, and makes nothing."""
     try:
         dataset = known.load(name, directory)

@@ -243,12 +243,12 @@ def test_the_doctor_says_of_each_set_what_training_will_do(tmp_path, files, opti
     title = KNOWN_SETS[option].title
     (tmp_path / "empty").mkdir()
     put(tmp_path / "photographs", {"beach.jpg": b"sun"})
-    finding = checks.look_at_data(option, tmp_path / "empty", True)
+    finding = checks.look_at_known_set(option, tmp_path / "empty", True)
     assert finding.level == "warning"
     assert f"no {title} in {tmp_path / 'empty'}: training downloads it, and stops where it cannot" in finding.text
-    finding = checks.look_at_data(option, tmp_path / "photographs", True)
+    finding = checks.look_at_known_set(option, tmp_path / "photographs", True)
     assert finding.level == "problem" and f"no {title} in" in finding.text and "--data sample" in finding.text
     if option in IDX_SETS:
         put_set(tmp_path / KNOWN_SETS[option].folder, option, files)
-        finding = checks.look_at_data(option, tmp_path, True)
+        finding = checks.look_at_known_set(option, tmp_path, True)
         assert finding.level == "ok" and "30 + 20 images" in finding.text

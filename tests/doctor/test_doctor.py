@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from digits import put
+from pictures import fill, photos
 from ranks import run_processes
 
 from distmnist import machine
+from distmnist.config import TrainConfig
 from distmnist.data import known
 from distmnist.distributed.world import World
 from distmnist.doctor import __main__ as doctor
@@ -86,9 +88,9 @@ def test_a_machine_that_trains_has_no_problem_and_its_steps_are_timed():
 )
 def test_the_doctor_says_of_the_data_what_training_will_do_and_makes_nothing(directory, chosen, level, told):
     put(Path("photographs"), {"beach.jpg": b"sun"})
-    finding = checks.look_at_data("mnist", Path(directory), chosen)
+    finding = checks.look_at_known_set("mnist", Path(directory), chosen)
     assert finding.level == level and told in finding.text
-    assert checks.look_at_data("sample", Path(directory), True).level == "ok"
+    assert checks.look_at_known_set("sample", Path(directory), True).level == "ok"
     assert [entry.name for entry in os.scandir(".")] == ["photographs"]
 
 
@@ -293,3 +295,15 @@ def test_as_many_processes_as_gpus_or_a_power_of_two_within_the_cores(monkeypatc
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(machine, "usable_cores", lambda: cores)
     assert machine.default_processes() == processes
+
+
+def test_images_of_ones_own_are_read_and_what_training_would_warn_of_is_told(tmp_path):
+    photos(tmp_path / "pets")
+    config = TrainConfig(data=str(tmp_path / "pets"))
+    found = checks.look_at_images(config)
+    assert (found.level, found.text) == (checks.OK, f"60 + 18 images of 3 x 12 x 16: {tmp_path / 'pets'}")
+    fill(tmp_path / "pets/train", 1, classes=("zebra",))
+    assert "no test images of zebra" in checks.look_at_images(config).text
+    (tmp_path / "pets/test/bee/10000.png").write_bytes(b"")
+    found = checks.look_at_images(config)
+    assert found.level == checks.PROBLEM and "1 of 79 image files cannot be used" in found.text

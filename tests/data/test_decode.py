@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -96,15 +97,14 @@ def test_no_process_is_started_for_a_handful_of_files(tmp_path, processes):
 
 @linux
 @pytest.mark.parametrize("cores", [1, 3])
-def test_the_first_image_of_another_size_stops_the_work_soon(tmp_path, monkeypatch, processes, cores):
+def test_an_image_of_another_size_stops_the_work_soon(tmp_path, monkeypatch, processes, cores):
     monkeypatch.setattr(decode, "usable_cores", lambda: cores)
-    paths = album(tmp_path, 5)
+    paths = album(tmp_path, 4)
     photo(paths[3], 5, 4)
-    paths = paths + paths[:1] * 1995
     done = []
-    _, outcomes = decoded(paths, progress=done.append)
-    assert outcomes[3] == Outcome(size=(5, 4)) and outcomes[0].pixels
-    assert sum(done) < 2000 and outcomes.count(Outcome()) == 2000 - sum(done)
+    _, outcomes = decoded(paths * 500, progress=done.append)
+    assert len(done) <= cores and outcomes.count(Outcome()) == 2000 - sum(done)
+    assert outcomes.count(Outcome(size=(5, 4))) == len(done) == sum(bool(outcome.pixels) for outcome in outcomes) / 3
 
 
 @linux
@@ -130,6 +130,7 @@ def test_a_process_that_is_lost_is_one_line_that_names_the_files_it_had(tmp_path
         if not done:
             processes[0].kill()
         done.append(count)
+        time.sleep(0.01)  # the others need 5 seconds to the end
 
     with pytest.raises(RunError) as failure:
         decoded(paths, progress=kill_one)
@@ -180,11 +181,20 @@ def test_ctrl_c_ends_the_work_and_stays_a_keyboard_interrupt(tmp_path, monkeypat
         if not done:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         done.append(count)
+        time.sleep(0.01)
 
     with pytest.raises(KeyboardInterrupt):
         decoded(album(tmp_path, 4) * 500, progress=interrupt)
     assert sum(done) < 2000
     assert capfd.readouterr() == ("", "")
+
+
+@linux
+def test_the_terminals_ctrl_c_does_not_reach_the_processes(tmp_path, processes):
+    """They would each write a traceback; this one ends them."""
+    sessions = set()
+    decoded(album(tmp_path, 24), progress=lambda _: sessions.update(os.getsid(each.pid) for each in processes))
+    assert sessions == {process.pid for process in processes}
 
 
 KILLED = """

@@ -37,6 +37,7 @@ def photos(train: int = 6, test: int = 3, validation: int = 0, room: int = 0) ->
         "a\\nfolder",
         class_names=("cat", "dög"),
         **parts,
+        stratified=False,
         preparation={"height": 4, "width": 5, "resize_mode": "pad", "channels": 3},
         digest="abc",
         decoder="Pillow 10",

@@ -72,6 +72,7 @@ def test_what_is_held_out_of_a_class_does_not_depend_on_the_other_classes():
     _, held = held_out_rows(labels, 0.3, stratified=True)
     without = labels != 1
     _, fewer = held_out_rows(labels[without], 0.3, stratified=True)
+    assert len({tuple((held[held % 3 == label] // 3).tolist()) for label in range(3)}) == 3, "drawn for each class anew"
     assert without.nonzero()[:, 0][fewer].tolist() == [row for row in held.tolist() if row % 3 != 1]
 
 

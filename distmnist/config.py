@@ -280,6 +280,8 @@ class TrainConfig(_Checked):
         " neither this nor --data-dir nor $DISTMNIST_DATA is given, the sample is used if MNIST can be neither found"
         " nor downloaded",
         group=IMAGES,
+        pattern=r"(?s).+",
+        must="be the name of a data set",
         metavar="DATA",
     )
     test_fraction: float = option(
@@ -516,12 +518,13 @@ def is_own(data: object) -> bool:
 
 def is_function(data: str) -> bool:
     """Whether a value of --data has the form package.module:function, and is no path."""
-    return ":" in data and not os.path.lexists(expand(data))
+    parts = data.replace(":", ".", 1).split(".")
+    return ":" in data and all(map(str.isidentifier, parts)) and not os.path.lexists(expand(data))
 
 
 def lasting(data: str) -> str:
     """A value of --data as it can be used from another directory, too: a path becomes absolute."""
-    return str(expand(data).absolute()) if is_own(data) and not is_function(data) else data
+    return str(expand(data).absolute()) if data and is_own(data) and not is_function(data) else data
 
 
 def resolve(explicit: Mapping[str, Value]) -> Job:

@@ -66,6 +66,7 @@ def test_every_word_is_one_of_its_choices_and_the_default_is_one(name):
         ("image_size", ["64", "1", "224x160"], ["0", "64x", "x64", "64x0", "-1", "64X64", "6 4", "1x2x3", ""]),
         ("mean", ["0.5", "0", "0.485,0.456,0.406", "1,2,3"], ["", "a", "0.5,", "1,2,3,4", "-1", "nan", "1e3", ".5"]),
         ("std", ["0.5", "0.229,0.224,0.225"], ["", "inf", "0.5;0.5"]),
+        ("data", ["photos", "mnist"], [""]),
     ],
 )
 def test_a_text_with_a_form_of_its_own_is_refused_in_any_other(name, right, wrong):
@@ -74,6 +75,11 @@ def test_a_text_with_a_form_of_its_own_is_refused_in_any_other(name, right, wron
     for text in wrong:
         with pytest.raises(UsageError, match=f"^{option_flag(name)} .* must be "):
             options_with(name, text)
+
+
+def test_an_empty_data_set_is_not_the_current_directory():
+    with pytest.raises(UsageError, match='--data "" must be the name'):
+        parse(["--data="])
 
 
 def test_a_path_to_images_is_made_absolute_and_a_known_set_and_a_function_stay(tmp_path, monkeypatch):
@@ -87,6 +93,7 @@ def test_a_path_to_images_is_made_absolute_and_a_known_set_and_a_function_stay(t
         ("package.module:function", "package.module:function"),
         ("mnist", "mnist"),
         ("cifar100", "cifar100"),
+        (r"C:\photos", str(tmp_path / r"C:\photos")),
     ):
         job = parse(["--data", typed])
         assert job.common.data == job.explicit["data"] == data

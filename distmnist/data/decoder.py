@@ -54,7 +54,7 @@ def decode(path: Path, preparation: Preparation, any_size: bool, out: np.ndarray
         source = path.read_bytes() if path.stat().st_size <= AT_ONCE else path
         if not any_size and (size := measure(source)) != (preparation.height, preparation.width):
             return Outcome(size=size)
-        return Outcome(examine(prepare(source, preparation, out)))
+        return Outcome(examine(prepare(source, preparation, out, any_size=any_size)))
     except ImageError as error:
         return Outcome(problem=str(error))
     except OSError as error:

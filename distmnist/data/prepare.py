@@ -79,10 +79,13 @@ class Preparation:
         raise ValueError(f"not a preparation with height, width, resize_mode and channels: {dict(stored)}")
 
 
-def prepare(source: Path | bytes, preparation: Preparation, out: np.ndarray | None = None) -> np.ndarray:
+def prepare(
+    source: Path | bytes, preparation: Preparation, out: np.ndarray | None = None, *, any_size: bool = True
+) -> np.ndarray:
     """uint8 [channels, height, width], C-contiguous and writable: the image in a file, or in a file's content.
 
-    out: an array of that kind to write to and return.
+    out: an array of that kind to write to and return; any_size: or else an upright image of another size is refused,
+    which `measure` finds first unless the orientation comes after the pixels.
 
     Raises ImageError for an image that the rules refuse, and OSError for a file that cannot be opened.
     """
@@ -97,6 +100,8 @@ def prepare(source: Path | bytes, preparation: Preparation, out: np.ndarray | No
             flat.getexif()[ExifTags.Base.Orientation] = orientation
             flat = ImageOps.exif_transpose(flat)
         height, width, channels = preparation.height, preparation.width, preparation.channels
+        if not any_size and flat.size != (width, height):
+            raise ImageError(f"is {flat.height} x {flat.width} once it is turned upright; give all images one size")
         pixels = np.asarray(_resize(flat, preparation)).reshape(height, width, channels)
         out = np.empty((channels, height, width), np.uint8) if out is None else out
         np.copyto(out, pixels.transpose(2, 0, 1))

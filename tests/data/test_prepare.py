@@ -536,3 +536,20 @@ def test_a_file_that_cannot_be_opened_is_not_an_image_error(tmp_path):
         prepared(tmp_path / "missing.png")
     with pytest.raises(IsADirectoryError):
         measure(tmp_path)
+
+
+def test_an_image_whose_orientation_comes_after_its_pixels_is_refused_where_its_size_counts():
+    """`measure` has seen the header alone: 4 x 6, and 6 x 4 once it is turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(buffer, "PNG", exif=exif)
+    content = buffer.getvalue()
+    start = content.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    end = content.index(b"IEND") - 4
+    late = content[:start] + content[stop:end] + content[start:stop] + content[end:]
+    as_measured = Preparation(height=4, width=6, resize_mode="squash", channels=3)
+    assert measure(late) == (4, 6) and prepare(late, as_measured).shape == (3, 4, 6)
+    with pytest.raises(ImageError, match="is 6 x 4 once it is turned upright"):
+        prepare(late, as_measured, any_size=False)

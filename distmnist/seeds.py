@@ -11,7 +11,8 @@ def seed_for(*purpose: int | str) -> int:
     Hashed, not added: seed 1 epoch 0 must not meet seed 0 epoch 1. 32 bits, because the CPU generator's `manual_seed`
     ignores the others.
     """
-    return int.from_bytes(hashlib.blake2b(repr(purpose).encode(), digest_size=4).digest(), "big")
+    plain = tuple(part if isinstance(part, str) else int(part) for part in purpose)  # numpy's int is written otherwise
+    return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=4).digest(), "big")
 
 
 def generator(*purpose: int | str) -> torch.Generator:

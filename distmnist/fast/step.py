@@ -19,7 +19,7 @@ def fast_step(trainer: "Trainer", shards: list[Shard], count: int) -> None:
     for shard in shards:
         trainer.world.heartbeat.advance()
         images = trainer.augmented(shard)
-        trainer.seed_dropout(shard)
+        trainer.seed_draws(shard)
         with precision.autocast():
             loss_sum, stats = gradients.module(images, shard.labels, trainer.requests)
         trainer.world.heartbeat.advance()

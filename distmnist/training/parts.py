@@ -1,13 +1,13 @@
 """What a fit is made of: plain PyTorch, or what fast/ has instead. `choose_parts` is the only place that chooses."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from distmnist.config import TrainConfig
+from distmnist.config import TrainConfig, is_custom
 from distmnist.data.loader import Shard
 from distmnist.distributed.world import World
 from distmnist.training.gradients import Gradients, build_gradients
@@ -30,15 +30,25 @@ class Parts:
     replacements: tuple[str, ...] = ()
 
 
-def choose_parts(model: nn.Module, config: TrainConfig, world: World, amp: str, loss: Loss = loss_sums) -> Parts:
+def choose_parts(
+    model: nn.Module,
+    config: TrainConfig,
+    world: World,
+    amp: str,
+    classes: int,
+    loss: Loss = loss_sums,
+    unused: Collection[str] = (),
+) -> Parts:
     """The parts for `model`, which lies on `world.device`; all ranks call it alike. amp: "off", "bf16" or "fp16".
 
-    loss: what the trainer's plain step calls, for the replacements that call it themselves.
+    classes: numbers that it puts out for an image; loss: what the trainer's plain step calls, for the replacements that
+    call it themselves; unused: names of parameters that get no gradient. Models of the user's own are trained in plain
+    PyTorch: what fast/ saves a step is nothing beside what larger models take.
     """
-    if config.fast == "off" or not fast_is_there():
+    if config.fast == "off" or is_custom(config.model) or not fast_is_there():
         net = model.to(memory_format=torch.channels_last)  # what tensor cores want, and oneDNN under autocast
         optimizer = build_optimizer(model.parameters(), config)
-        return Parts(net, optimizer, build_gradients(net, world, config.virtual_ranks))
+        return Parts(net, optimizer, build_gradients(net, world, config.virtual_ranks, classes, unused))
 
     from distmnist.fast.forward import select_forward
     from distmnist.fast.gradients import build_fast_gradients

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distmnist.checkpoint.record import Checkpoint, Epoch, ModelResult
 from distmnist.checkpoint.storage import weights_sha256
-from distmnist.config import TrainConfig, to_json
+from distmnist.config import TrainConfig, is_custom, to_json
 from distmnist.data.augmentation import draw_maps, warp
 from distmnist.data.dataset import Dataset, LabelledImages
 from distmnist.data.loader import Shard, load
@@ -22,8 +22,10 @@ from distmnist.data.sampler import GlobalBatchSampler
 from distmnist.data.splits import hold_out
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
-from distmnist.models.build import build_model
+from distmnist.models.build import build_for
+from distmnist.models.custom import check_model
 from distmnist.seeds import seed_for
+from distmnist.training.batches import check_batches
 from distmnist.training.callbacks import Callback
 from distmnist.training.evaluation import Evaluation, evaluate
 from distmnist.training.loss import build_loss
@@ -33,6 +35,9 @@ from distmnist.training.precision import Precision, choose_amp
 from distmnist.training.progress import Progress
 from distmnist.training.requests import Request
 from distmnist.training.stats import StatsReader, StepStats
+
+ALIGNMENT = 64
+"""Bytes to which torch aligns a tensor of its own on the CPU: gAlignment in c10/core/alignment.h."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +69,16 @@ def fit(
     Raises RunError on all ranks if the loss or a weight is no longer finite; no callback is given such a state.
     """
     world = world or World()
-    trainer = Trainer(config, data.to(world.device), world, callbacks, checkpoint_steps)
-    if checkpoint:
-        trainer.restore(checkpoint)
-    try:
-        return trainer.run()
-    finally:
-        for callback in callbacks:
-            callback.on_fit_end()
+    # What the training draws is seeded; the caller's generators are left as they were.
+    with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
+        trainer = Trainer(config, data.to(world.device), world, callbacks, checkpoint_steps)
+        if checkpoint:
+            trainer.restore(checkpoint)
+        try:
+            return trainer.run()
+        finally:
+            for callback in callbacks:
+                callback.on_fit_end()
 
 
 class Trainer:
@@ -100,20 +107,16 @@ class Trainer:
         )
         self.progress = Progress(config, self.sampler.plan)
 
-        channels, *size = data.train.shape
-        model = build_model(
-            config.model,
-            num_classes=len(data.class_names),
-            in_chans=channels,
-            image_size=(size[0], size[1]),
-            activation=config.activation,
-            dropout=config.dropout,
-            seed=config.seed,
-        )
+        model = build_for(config, data.train.shape, len(data.class_names))
+        unused: tuple[str, ...] = ()
+        if is_custom(config.model):
+            shape, shards = data.train.shape, config.virtual_ranks or world.size
+            unused = check_model(model, shape, len(data.class_names), config.name)
+            check_batches(model, shape, len(self.train), config.batch_size, shards, config.name)
         self.model = model.to(world.device)
         self.parameters = list(self.model.parameters())
         self.loss = build_loss(config, self.train.labels, len(data.class_names))
-        self.parts = choose_parts(self.model, config, world, amp, self.loss)
+        self.parts = choose_parts(self.model, config, world, amp, len(data.class_names), self.loss, unused)
         self.net, self.optimizer, self.gradients = self.parts.net, self.parts.optimizer, self.parts.gradients
         self.precision = Precision(amp, world.device, config.grad_clip)
         self.stats_reader, self.stats_read = StatsReader(world.device), 0
@@ -191,7 +194,7 @@ class Trainer:
         for shard in shards:
             self.world.heartbeat.advance()
             images = self.augmented(shard)
-            self.seed_dropout(shard)
+            self.seed_draws(shard)
             with self.precision.autocast():
                 logits = self.gradients.module(images)
                 loss, cross_entropy = self.loss(logits, shard.labels)
@@ -224,13 +227,19 @@ class Trainer:
 
     def augmented(self, shard: Shard) -> Tensor:
         """The shard's images, float32 [n, C, H, W], as they are seen in this epoch."""
-        return shard.images if self.maps is None else warp(shard.images, self.maps[shard.indices])
+        images = shard.images if self.maps is None else warp(shard.images, self.maps[shard.indices])
+        if self.config.virtual_ranks and images.data_ptr() % ALIGNMENT:
+            return images.clone()  # kernels may round otherwise where images lie otherwise, as on other ranks
+        return images
 
-    def seed_dropout(self, shard: Shard) -> None:
+    def seed_draws(self, shard: Shard) -> None:
         """A shard draws the same numbers whichever rank holds it, and in a run that is resumed."""
-        if self.config.dropout:
+        if self.config.dropout or is_custom(self.config.model):
             key = self.config.model, self.progress.global_step, shard.part
-            torch.manual_seed(seed_for(self.config.seed, "dropout", *key))
+            seed = seed_for(self.config.seed, "dropout", *key)
+            torch.default_generator.manual_seed(seed)
+            if self.world.device.type == "cuda":
+                torch.cuda.manual_seed(seed)
 
     def learning_rate(self) -> float:
         """Of the next update."""
@@ -241,10 +250,14 @@ class Trainer:
         self._read(self.stats_reader.put(stats))
 
     def warm_up(self) -> None:
-        """With shards of no images: they have gradients, too, which come in the same order."""
+        """With two black images, which a batch norm needs; it leaves no trace in the model's buffers."""
         self.net.train()
-        none = torch.empty(0, dtype=torch.int64, device=self.world.device)
-        self.gradients.warm_up(*self.train.batch(none), self.precision.autocast)
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        images = torch.zeros(2, *self.train.shape, device=self.world.device)
+        labels = torch.zeros(2, dtype=torch.int64, device=self.world.device)
+        self.gradients.warm_up(images, labels, self.precision.autocast)
+        for buffer, kept in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(kept)
 
     def _read(self, readable: list[StepStats]) -> None:
         """Acts on what became readable, the same on every rank at the same step."""
@@ -323,7 +336,7 @@ class Trainer:
     def _save(self) -> None:
         """Gives the callbacks a checkpoint, unless a weight is not finite."""
         state = self._state()
-        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+        if not all(bool(state[name].isfinite().all()) for name, _ in self.model.named_parameters()):
             self._fail("a weight is not finite", self.progress.global_step)
         takers = [callback for callback in self.callbacks if type(callback).on_checkpoint is not Callback.on_checkpoint]
         if not takers:

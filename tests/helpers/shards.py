@@ -18,7 +18,7 @@ BOTH = [False, pytest.param(True, marks=pytest.mark.skipif(not fast_is_there(), 
 
 def build(fast: bool, model: nn.Module, world: World, virtual_ranks: int = 0, loss: Loss = loss_sums) -> Gradients:
     if not fast:
-        return build_gradients(model, world, virtual_ranks)
+        return build_gradients(model, world, virtual_ranks, 10)
     from distmnist.fast.gradients import build_fast_gradients
 
     return build_fast_gradients(model, world, virtual_ranks, loss)

@@ -16,7 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
+from distmnist.arguments import parse_arguments
 from distmnist.errors import UsageError
+from distmnist.importing import check_form
 from distmnist.recipes import RECIPES
 
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu")
@@ -24,6 +26,9 @@ ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu")
 
 MODEL_NAMES = ("mlp", "cnn")
 """What --model all stands for: the names in models/build.py."""
+
+RESERVED_NAMES = (*MODEL_NAMES, "all", "plots", "export", "report")
+"""What no model of the user's own may be called, in any case: names in a run's directory, some of which fold case."""
 
 KNOWN_DATA = ("mnist", "fashion-mnist", "kmnist", "cifar10", "cifar100", "sample")
 """Values of --data that name a data set: the keys of data/known.py's table."""
@@ -149,10 +154,18 @@ class TrainConfig(_Checked):
 
     model: str = option(
         "cnn",
-        "net to train: mlp, cnn, or all for one after the other",
+        "what to train: mlp, cnn, all for both, or package.module:callable for a model of your own; several separated"
+        " by commas, at most one of your own",
         group=TRAINING,
-        metavar="NET",
+        metavar="MODEL",
         shown="all",
+    )
+    model_args: str | None = option(
+        None,
+        "arguments for your own model, beside num_classes, in_chans, image_size, activation and dropout, which it is"
+        " passed if it names them: numbers, True, False, None, or words. A value given here wins",
+        group=TRAINING,
+        metavar="NAME=VALUE,...",
     )
     epochs: int = option(
         5,
@@ -195,7 +208,8 @@ class TrainConfig(_Checked):
     )
     dropout: float = option(
         0.0,
-        "probability of dropping a hidden unit of the fully connected layers",
+        "probability of dropping a hidden unit of the fully connected layers; a model of your own is passed it if it"
+        " names it",
         group=TRAINING,
         valid=fraction,
         must="be at least 0 and below 1",
@@ -234,7 +248,12 @@ class TrainConfig(_Checked):
         group=TRAINING,
         choices=("none", "balanced"),
     )
-    activation: str = option("relu", "non-linearity of both nets", group=TRAINING, choices=ACTIVATIONS)
+    activation: str = option(
+        "relu",
+        "non-linearity of mlp and cnn; a model of your own is passed it if it names it",
+        group=TRAINING,
+        choices=ACTIVATIONS,
+    )
     val_fraction: float = option(
         0.0,
         "share of the training digits held out and reported apart from test; the same digits for every seed",
@@ -338,6 +357,20 @@ class TrainConfig(_Checked):
         choices=("auto", "off", "bf16", "fp16"),
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model_args is not None:
+            self.arguments()  # checked
+
+    @property
+    def name(self) -> str:
+        """What the model is called in directories, files and figures."""
+        return short_name(self.model)
+
+    def arguments(self) -> dict[str, object]:
+        """`model_args` by name. Raises UsageError."""
+        return {} if self.model_args is None else parse_arguments("--model-args", self.model_args)
+
     def options(self) -> Options:
         """By name, without the model's."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
@@ -430,7 +463,13 @@ class Job:
 
     @property
     def models(self) -> list[str]:
+        """As they were typed, all of them named."""
         return [config.model for config in self.configs]
+
+    @property
+    def names(self) -> list[str]:
+        """What the models are called in directories, files and figures."""
+        return [config.name for config in self.configs]
 
     @property
     def common(self) -> TrainConfig:
@@ -532,9 +571,43 @@ def resolve(explicit: Mapping[str, Value]) -> Job:
     if isinstance(data := explicit.get("data"), str):
         explicit = {**explicit, "data": lasting(data)}
     run = RunOptions.of(explicit)
-    name = explicit.get("model", "all")
-    names = MODEL_NAMES if name == "all" else (name,)
-    return Job(dict(explicit), run, tuple(resolve_model(explicit, each) for each in names))
+    models = models_named(explicit.get("model", "all"))
+    if explicit.get("model_args") is not None and not any(map(is_custom, models)):
+        raise UsageError("--model-args is for a model of your own, and --model names none: package.module:callable")
+    return Job(dict(explicit), run, tuple(resolve_model(explicit, model) for model in models))
+
+
+def models_named(model: Value) -> list[Value]:
+    """The models that a value of --model names, in their order. Nothing is imported.
+
+    Raises UsageError for two of the user's own, and for one that cannot be called as it is.
+    """
+    if not isinstance(model, str):
+        return [model]  # TrainConfig refuses it
+    names: list[Value] = []
+    for name in model.split(","):
+        names += MODEL_NAMES if name == "all" else [name]
+    names = list(dict.fromkeys(names))
+    own = [str(name) for name in names if is_custom(name)]
+    if len(own) > 1:
+        raise UsageError(f"--model {model} names {len(own)} models of your own; train them one at a time")
+    for name in own:
+        check_form("--model", name, "callable")
+        if short_name(name).casefold() in RESERVED_NAMES:
+            raise UsageError(
+                f"--model {name}: a run has something else called {short_name(name)}; give the callable another name"
+            )
+    return names
+
+
+def is_custom(model: object) -> bool:
+    """Whether a model's name is package.module:callable, not one of `MODEL_NAMES`."""
+    return isinstance(model, str) and ":" in model
+
+
+def short_name(model: str) -> str:
+    """What a model is called in directories, files and figures: a model of the user's own by its callable."""
+    return model.rpartition(":")[2]
 
 
 def resolve_model(explicit: Mapping[str, Value], model: Value) -> TrainConfig:
@@ -542,4 +615,5 @@ def resolve_model(explicit: Mapping[str, Value], model: Value) -> TrainConfig:
     recipe = explicit.get("recipe", "reference")
     settings = RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}  # RunOptions refuses what is no recipe
     own = settings.get(model, {}) if isinstance(model, str) else {}  # TrainConfig refuses what is no string
-    return TrainConfig.of({**settings.get("*", {}), **own, **explicit, "model": model})
+    theirs = {} if is_custom(model) else {"model_args": None}
+    return TrainConfig.of({**settings.get("*", {}), **own, **explicit, **theirs, "model": model})

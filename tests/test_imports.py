@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LEVELS = (
-    {"errors", "seeds", "machine", "recipes", "__init__"},
-    {"streams", "console", "plots"},
+    {"errors", "seeds", "machine", "recipes", "text", "__init__"},
+    {"streams", "console", "plots", "importing", "arguments"},
     {"config"},
     {"data", "models"},
     {"checkpoint"},

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from distmnist.checkpoint import storage
 from distmnist.checkpoint.record import Checkpoint, ModelResult
-from distmnist.config import ACTIVATIONS, Json
+from distmnist.config import ACTIVATIONS, Json, is_custom
 from distmnist.data.dataset import DatasetFacts
 from distmnist.errors import UsageError
 from distmnist.models.build import MODELS, build_model
+from distmnist.text import shown
 
 MAX_BYTES = 512 * 2**20
 """Of a checkpoint, on disk and unpacked: a hundred times what the larger net with its optimizer takes."""
@@ -45,7 +46,9 @@ class Trained:
 def load(path: Path) -> tuple[list[Trained], list[str]]:
     """The nets of a run's directory in the order of MODELS, or that of one checkpoint; and warnings.
 
-    Raises UsageError, one line: nothing there, damaged, hostile, or of a net that this distmnist does not have.
+    A model of the user's own is left out of a run's directory: nothing that a file names is imported.
+
+    Raises UsageError, one line: nothing there, damaged, hostile, or of no net that this distmnist has.
     """
     if path.is_file():
         check_size(path)
@@ -57,17 +60,34 @@ def load(path: Path) -> tuple[list[Trained], list[str]]:
         raise UsageError(f"{path} holds no checkpoint (<model>/{storage.LAST}); train one with distmnist.train")
     nets, warnings = {}, []
     for folder in folders:
-        for name in (storage.LAST, storage.PREVIOUS):
-            check_size(folder / name)
-        checkpoint, trouble = read(storage.load_newest, folder)
+        checkpoint, trouble = load_newest(folder)
         if trouble:
-            warnings.append(f"{trouble}; taking the one before it")
-        assert checkpoint is not None, "there is a file"
+            warnings.append(trouble)
+        if is_custom(checkpoint.config.get("model")) and len(folders) > 1:
+            warnings.append(f"{left_out(checkpoint, folder)}: left out")
+            continue
         trained = from_checkpoint(checkpoint, folder)
         if trained.name in nets:
             raise UsageError(f"{path} holds {trained.name} twice; name one of its checkpoints")
         nets[trained.name] = trained
+    if not nets:
+        raise UsageError(f"{path} holds models of your own alone; only {' and '.join(MODELS)} can be exported so far")
     return [nets[name] for name in MODELS if name in nets], warnings
+
+
+def load_newest(folder: Path) -> tuple[Checkpoint, str | None]:
+    """The newest whole checkpoint in a folder that has some, and what is wrong with a newer one. Raises UsageError."""
+    for name in (storage.LAST, storage.PREVIOUS):
+        check_size(folder / name)
+    checkpoint, trouble = read(storage.load_newest, folder)
+    assert checkpoint is not None, "there is a file"
+    return checkpoint, f"{trouble}; taking the one before it" if trouble else None
+
+
+def left_out(checkpoint: Checkpoint, where: Path) -> str:
+    """Why a model of the user's own cannot be had from its checkpoint."""
+    name = shown(str(checkpoint.config.get("model")))
+    return f"{where} holds {name}, a model of your own, and only {' and '.join(MODELS)} can be exported so far"
 
 
 def holds_checkpoint(folder: Path) -> bool:
@@ -104,6 +124,8 @@ def from_checkpoint(checkpoint: Checkpoint, where: Path) -> Trained:
     """Raises UsageError if its weights are of no model here, or not those that its result is of."""
     options, result = checkpoint.config, checkpoint.result
     name = str(options.get("model"))
+    if is_custom(name):
+        raise UsageError(left_out(checkpoint, where))
     net = build(name, options, checkpoint.dataset, where)
     fill(net, checkpoint.model, where)
     digest = storage.weights_sha256(net.state_dict())

@@ -1,18 +1,16 @@
 """A data set in arrays: those of an npz file, or those that a function of the user's returns."""
 
-import importlib
-import os
-import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from distmnist.data.listing import check_class_names
-from distmnist.data.text import shown, some
 from distmnist.errors import UsageError
+from distmnist.importing import import_callable, told
+from distmnist.text import shown, some
 
 STYLES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
 """How the images and the labels of a split are called in Keras' mnist.npz, and in MedMNIST's files."""
@@ -63,7 +61,7 @@ def load_function(spec: str) -> Arrays:
 
     Raises UsageError, too, if there is no such function, or if it raises.
     """
-    function = import_function(spec)
+    function = import_callable("--data", spec)
     try:
         arrays = function()
     except (Exception, SystemExit) as error:
@@ -74,35 +72,6 @@ def load_function(spec: str) -> Arrays:
             " train_labels, test_images and test_labels"
         )
     return from_mapping(f"--data {shown(spec)}", arrays)
-
-
-def import_function(spec: str) -> Callable[[], object]:
-    """What `package.module:function` names. Modules in the current directory are found, after all others.
-
-    Raises UsageError: the text has another form; the module is not found, or raises; there is no such function in it.
-    """
-    module, _, name = spec.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), name)):
-        raise UsageError(f"--data {shown(spec)} is not of the form package.module:function; correct it")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # at the end: a random.py of the user's must not replace Python's
-    try:
-        function = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise UsageError(
-                f"--data {spec}: importing {module} raised {told(error)}; install what it needs"
-            ) from error
-        raise UsageError(
-            f"--data {spec}: no module {error.name}, neither installed nor in {shown(os.getcwd())}; correct the"
-            " name, or change to its directory"
-        ) from error
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"--data {spec}: importing {module} raised {told(error)}; correct the module") from error
-    if not callable(function):
-        problem = "has no" if function is None else "has something else as its"
-        raise UsageError(f"--data {spec}: {module} {problem} function {name}; correct the name")
-    return function
 
 
 def from_mapping(source: str, arrays: Mapping[str, object]) -> Arrays:
@@ -192,9 +161,3 @@ def _array(source: str, arrays: Mapping[str, object], name: str) -> np.ndarray:
         return np.asarray(arrays[name])
     except Exception as error:  # see load_npz; and a mapping of the user's may raise anything
         raise UsageError(f"{source}: {name} cannot be read: {told(error)}; store a plain array") from error
-
-
-def told(error: BaseException) -> str:
-    """Type and message in one line of at most 300 characters."""
-    message = shown(" ".join(str(error).split()))[:300]
-    return f"{type(error).__name__}{': ' if message else ''}{message}"

@@ -13,8 +13,8 @@ from distmnist.data.dataset import RESERVED, Dataset, LabelledImages
 from distmnist.data.memory import SharedImages
 from distmnist.data.pixels import Pixels
 from distmnist.data.splits import held_out_rows, refuse_second_set
-from distmnist.data.text import shown
 from distmnist.errors import UsageError
+from distmnist.text import shown
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation, per channel."""

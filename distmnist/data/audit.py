@@ -12,8 +12,8 @@ import numpy as np
 
 from distmnist.data.dataset import Dataset, Duplicates
 from distmnist.data.pixels import Pixels, examine
-from distmnist.data.text import shown, some
 from distmnist.machine import usable_cores
+from distmnist.text import shown, some
 
 EXAMPLES = 3
 """Pairs of duplicates that are named."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distmnist.data.listing import SPLITS, ImageFile, Listing, make_listing, objection
-from distmnist.data.text import shown, some
 from distmnist.errors import UsageError
+from distmnist.text import shown, some
 
 
 def list_csv(path: Path, test_fraction: float = 0.2) -> Listing:

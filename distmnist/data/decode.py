@@ -16,9 +16,9 @@ import distmnist
 from distmnist.data.decoder import Outcome, Setting, Task, decode
 from distmnist.data.memory import SharedImages
 from distmnist.data.prepare import Preparation
-from distmnist.data.text import shown
 from distmnist.errors import RunError
 from distmnist.machine import usable_cores
+from distmnist.text import shown
 
 CHUNK = 32
 """Files that a process decodes at a time: enough to make its messages cheap, few enough for a lively progress bar."""

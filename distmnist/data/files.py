@@ -20,8 +20,8 @@ from distmnist.data.listing import Entry, Listing
 from distmnist.data.memory import SharedImages
 from distmnist.data.prepare import ImageError, Preparation, measure
 from distmnist.data.splits import refuse_second_set
-from distmnist.data.text import SOME, shown, some
 from distmnist.errors import UsageError
+from distmnist.text import SOME, shown, some
 
 COLOUR = 3
 """Channels unless --channels says otherwise."""

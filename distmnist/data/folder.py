@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from distmnist.data.listing import SPLITS, ImageFile, Listing, make_listing, objection
-from distmnist.data.text import shown, some
 from distmnist.errors import UsageError
+from distmnist.text import shown, some
 
 SYSTEM_NAMES = {"__macosx", "@eadir", "desktop.ini", "thumbs.db"}
 """What macOS, Synology and Windows leave in folders, in lower case. @eaDir holds thumbnails of the images beside it."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from distmnist.data.text import shown, some
 from distmnist.errors import UsageError
+from distmnist.text import shown, some
 
 SPLITS = {"val": "validation", "valid": "validation", "validation": "validation"}
 SPLITS |= {"train": "train", "training": "train", "test": "test", "testing": "test"}

@@ -11,8 +11,8 @@ from distmnist.data import audit, known
 from distmnist.data.arrays import Arrays, load_function, load_npz
 from distmnist.data.assemble import Split, assemble, with_mean_and_std
 from distmnist.data.dataset import Dataset, DatasetFacts
-from distmnist.data.text import shown
 from distmnist.errors import UsageError
+from distmnist.text import shown
 
 FILE_OPTIONS = ("image_size", "channels", "resize_mode", "on_error", "test_fraction")
 """Options of image files, which nothing else has."""

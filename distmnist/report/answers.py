@@ -9,6 +9,7 @@ from scipy import stats
 
 from distmnist.checkpoint import source
 from distmnist.checkpoint.source import Trained
+from distmnist.config import is_custom
 from distmnist.data.dataset import LabelledImages
 from distmnist.errors import UsageError
 from distmnist.models.inference import BATCH
@@ -49,13 +50,14 @@ class Confused:
 class Shown:
     """A model whose predictions the page shows. confidence: float32 [n], the probabilities of its predictions.
 
-    otherwise: images that this machine predicts otherwise.
+    trained, confidence: None for a model of the user's own, which cannot be had without importing it. otherwise: images
+    that this machine predicts otherwise.
     """
 
     net: Net
-    trained: Trained
-    confidence: np.ndarray
-    otherwise: int
+    trained: Trained | None
+    confidence: np.ndarray | None
+    otherwise: int = 0
 
     @property
     def right(self) -> np.ndarray:
@@ -91,7 +93,12 @@ class Shown:
         ]
 
     def calibration(self) -> list[dict[str, float]]:
-        """The bins that hold images: count, mean confidence, accuracy and its 95 % interval (Wilson)."""
+        """The bins that hold images: count, mean confidence, accuracy and its 95 % interval (Wilson).
+
+        Without confidences there are none.
+        """
+        if self.confidence is None:
+            return []
         which = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
         bins = []
         for index in np.unique(which):
@@ -113,7 +120,7 @@ class Shown:
     def calibration_error(self) -> float:
         """The expected calibration error: the bins' gaps between confidence and accuracy, weighed by their counts."""
         gaps = sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in self.calibration())
-        return gaps / len(self.confidence)
+        return gaps / len(self.net.labels)
 
 
 def featured(material: Material) -> list[Net]:
@@ -134,15 +141,20 @@ def featured(material: Material) -> list[Net]:
 
 @torch.no_grad()
 def show(net: Net, test: LabelledImages) -> Shown:
-    """Has the trained model predict every test image. UsageError: the run's files or the images do not fit together."""
+    """Has the trained model predict every test image; of a model of the user's own the run's predictions are taken.
+
+    Raises UsageError if the run's files or the images do not fit together.
+    """
     where = net.run / net.name
+    if not np.array_equal(test.labels.numpy(), net.labels):
+        raise UsageError(f"{where}/predictions.npz is not about these test images; name the right --data-dir")
+    if is_custom(net.model):
+        return Shown(net, None, None)
     trained = source.load(where)[0][0]
     if trained.weights_sha256 != net.result.weights_sha256:
         raise UsageError(f"{where} holds other weights than those whose result summary.json tells; train again")
     if difference := trained.dataset.difference(net.dataset):
         raise UsageError(f"{where} was trained on another data set than summary.json tells: {difference}")
-    if not np.array_equal(test.labels.numpy(), net.labels):
-        raise UsageError(f"{where}/predictions.npz is not about these test images; name the right --data-dir")
     predictions, confidence, otherwise = net.evaluation.predictions, torch.empty(len(test)), 0
     for indices in torch.arange(len(test)).split(BATCH):
         logits = trained.net(test.batch(indices)[0])
@@ -161,12 +173,13 @@ class Disagreement:
     neither: int
     test: McNemar
     images: list[int]
-    """Indices, first those of which both models are surest."""
+    """Indices, first those of which both models are surest, as far as their confidence is known."""
 
 
 def disagreement(a: Shown, b: Shown) -> Disagreement:
     differing = np.flatnonzero(a.net.predictions != b.net.predictions)
-    sure = np.minimum(a.confidence, b.confidence)[differing]
+    known = [one.confidence[differing] for one in (a, b) if one.confidence is not None]
+    sure = np.min([np.ones(len(differing)), *known], axis=0)
     return Disagreement(
         both=int((a.right & b.right).sum()),
         neither=int((~a.right & ~b.right).sum()),

@@ -96,15 +96,18 @@ def published(material: Material, net: str, recipe: object) -> float | None:
 
 
 def varied(net: Net) -> dict[str, object]:
-    """The options that make a result another one, the random seed apart."""
-    return {name: value for name, value in net.options.items() if name in result_options() - {"seed"}}
+    """The options that make a result another one, the random seed apart; the model as it was named in full."""
+    options = {name: value for name, value in net.options.items() if name in result_options() - {"seed"}}
+    return {"model": net.model, **options}
 
 
 def label(net: Net, others: Sequence[Net]) -> str:
     """The model's name, and its options as far as another group of the same model has other ones."""
     same = [varied(other) for other in others if other.name == net.name]
-    differing = [name for name, value in varied(net).items() if any(other.get(name) != value for other in same)]
-    return ", ".join([net.name, *(f"{name} {net.options[name]}" for name in differing)])
+    differing = [
+        f"{name} {value}" for name, value in varied(net).items() if any(other.get(name) != value for other in same)
+    ]
+    return ", ".join([net.name, *differing])
 
 
 def verdicts(material: Material, rows: Sequence[Row]) -> list[str]:

@@ -100,8 +100,7 @@ def figures(material: Material, rows: Sequence[Row], shown: Sequence[Shown]) -> 
         net, told = one.net.name, f"Confusion matrix of the {one.net.name}; the table has the figures."
         confusion = one.net.evaluation.confusion.numpy()
         made[f"confusion-{net}"] = plots.confusion(confusion, net, material.dataset.class_names), told
-    if shown:
-        bins = {one.net.name: one.calibration() for one in shown}
+    if bins := {one.net.name: one.calibration() for one in shown if one.confidence is not None}:
         made["calibration"] = plots.calibration(bins), "Accuracy against confidence; the table has the figures."
     for number, sweep in enumerate(material.sweeps, 1):
         told = f"Validation accuracy against training time, {len(sweep.trials)} trials; see the table."
@@ -148,7 +147,7 @@ def context(
     parts = [part for part in (material.study, *material.sweeps) if part]
     name = material.dataset.name
     digits = name in HANDWRITTEN  # only they are drawn by hand
-    drawable = [one for one in shown if digits and type(one.trained.net) in (FullyConnectedNN, CNN)]
+    drawable = [one for one in shown if digits and one.trained and type(one.trained.net) in (FullyConnectedNN, CNN)]
     images = [one.net.evaluation.confusion.sum(1).tolist() for one in shown]
     return {
         "generator": GENERATOR,
@@ -165,6 +164,8 @@ def context(
         "claims": [claim for part in parts for claim in part.claims],
         "notes": list(dict.fromkeys(note for part in parts for note in part.notes)),
         "shown": shown,
+        "sure": [one for one in shown if one.confidence is not None],
+        "not_asked": [one.net for one in shown if one.trained is None],
         "worst": wanted,
         "pair": pair,
         "pictures": {index: picture(test.images[index].numpy()) for index in sorted(pictured)} if test else {},
@@ -246,6 +247,7 @@ def in_words(value: object) -> str:
 
 def carried(one: Shown, test: LabelledImages) -> dict[str, Any]:
     """A model as net.js takes it: its layers in order, float32 as base64, and its logits on a few digits as a check."""
+    assert one.trained is not None, "it can be drawn for"
     digits = test.images[:CHECKED]
     logits = one.trained.net(test.normalised(digits))
     return {

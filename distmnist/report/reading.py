@@ -14,6 +14,7 @@ import torch
 
 from distmnist.checkpoint.record import Epoch, ModelResult
 from distmnist.commandline import quoted
+from distmnist.config import is_custom, short_name
 from distmnist.data import sources
 from distmnist.data.dataset import Dataset, DatasetFacts
 from distmnist.errors import UsageError
@@ -43,6 +44,11 @@ class Net:
     predictions: np.ndarray
     labels: np.ndarray
     losses: np.ndarray
+
+    @property
+    def model(self) -> str:
+        """As --model named it, where `name` may be short for it."""
+        return str(self.options.get("model", self.name))
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -129,9 +135,9 @@ def read_run(path: Path) -> Run:
     config = read_record(path / "config.json", RunConfig)
     nets = {}
     for name, result in summary.models.items():
-        if name not in MODELS:
-            raise UsageError(f"{path} holds the model {name!r}; distmnist.models has {', '.join(MODELS)}")
         options = config.options.get(name, {})
+        if name not in MODELS and not is_custom_named(name, options.get("model")):
+            raise UsageError(f"{path} holds the model {name!r}; distmnist.models has {', '.join(MODELS)}")
         seed = options.get("seed")
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise UsageError(f"{path / 'config.json'} is damaged: {name} has no random seed")
@@ -140,6 +146,11 @@ def read_run(path: Path) -> Run:
     if not nets:
         raise UsageError(f"{path} holds no finished model")
     return Run(path, summary, nets)
+
+
+def is_custom_named(name: str, model: object) -> bool:
+    """Whether `name`, under which a run has a model, is short for a model of the user's own: then it is a safe path."""
+    return isinstance(model, str) and is_custom(model) and short_name(model) == name and name.isidentifier()
 
 
 def read_history(run: Path, net: str) -> list[Epoch]:
@@ -184,7 +195,7 @@ def refuse_twins(runs: Sequence[Run]) -> None:
     known: dict[str, Path] = {}
     for run in runs:
         for net in run.nets.values():
-            key = json.dumps([net.name, sorted((k, v) for k, v in net.options.items() if k in result_options())])
+            key = json.dumps([net.model, sorted((k, v) for k, v in net.options.items() if k in result_options())])
             if key in known:
                 raise UsageError(
                     f"{known[key]} and {run.path} trained {net.name} with the same options and random seed:"

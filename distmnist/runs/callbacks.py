@@ -25,14 +25,14 @@ class ConsoleOutput(Callback):
         before = self.resumed.fast if self.resumed else None  # checkpoints of the first edition do not say
         if before is not None and tuple(before) != tuple(replacements):
             self.log.warn(
-                f"{config.model} was trained with {listed(before)} and is resumed with {listed(replacements)}:"
+                f"{config.name} was trained with {listed(before)} and is resumed with {listed(replacements)}:"
                 " another number of processes, another machine or another distmnist; the weights may differ in their"
                 " last bits"
             )
 
     def on_epoch_start(self, progress: Progress) -> None:
         epoch, first, stop = progress.part_of_epoch()
-        self.bar = self.log.progress(f"{self.config.model} {epoch + 1}/{self.config.epochs}", stop, first)
+        self.bar = self.log.progress(f"{self.config.name} {epoch + 1}/{self.config.epochs}", stop, first)
 
     def on_step_end(self, progress: Progress) -> None:
         if self.bar is not None:
@@ -42,7 +42,7 @@ class ConsoleOutput(Callback):
         self.on_fit_end()
         validation = "" if epoch.val_accuracy is None else f"  validation accuracy {epoch.val_accuracy:7.2%}"
         self.log.say(
-            f"{self.config.model}  epoch {epoch.epoch}/{self.config.epochs}  train loss {epoch.train_loss:.4f}"
+            f"{self.config.name}  epoch {epoch.epoch}/{self.config.epochs}  train loss {epoch.train_loss:.4f}"
             f"  test loss {epoch.test_loss:.4f}  test accuracy {epoch.test_accuracy:7.2%}{validation}"
             f"  {epoch.images_per_second:,.0f} images/s"
         )

@@ -13,6 +13,7 @@ from distmnist.checkpoint.record import Checkpoint, Epoch, ModelResult
 from distmnist.commandline import hint, quoted
 from distmnist.config import (
     Job,
+    is_custom,
     is_own,
     option_flag,
     resolve,
@@ -32,10 +33,11 @@ from distmnist.machine import (
     keep_freed_memory,
     versions,
 )
-from distmnist.models.build import build_model, check_models
+from distmnist.models.build import build_for
 from distmnist.runs import table
 from distmnist.runs.callbacks import ConsoleOutput, RequestOnSignal, SaveCheckpoints, listed
 from distmnist.runs.dataset import option_of, read_dataset
+from distmnist.runs.models import check_options, try_models
 from distmnist.runs.opening import launch, open_run
 from distmnist.runs.records import FINISHED, INTERRUPTED, RunConfig, RunSummary
 from distmnist.runs.rundir import Launch, RunDirectory
@@ -47,6 +49,10 @@ from distmnist.training.trainer import fit
 
 PLOTS_SECONDS = 600.0
 """How long the other ranks wait while rank 0 draws: on a fresh machine matplotlib first looks at every font."""
+
+
+IMPORT_SECONDS = 600.0
+"""How long the other ranks wait while one imports a model of the user's own, perhaps from a slow file system."""
 
 
 def run(asked: Job, callbacks: Sequence[Callback] = ()) -> int:
@@ -64,6 +70,7 @@ def run(asked: Job, callbacks: Sequence[Callback] = ()) -> int:
         job, directory, checkpoints = open_run(world, log, asked, stack)
         amp, why = set_up_machine(world, job)
         dataset = find_dataset(world, log, job, checkpoints)
+        try_models(world, log, job, dataset, checkpoints)
         world.connect()
 
         job = resolve({**job.explicit, "amp": amp, "data": option_of(dataset, job)})
@@ -78,7 +85,7 @@ def run(asked: Job, callbacks: Sequence[Callback] = ()) -> int:
         figures: dict[str, ModelResult] = {}
         histories: dict[str, list[Epoch]] = {}
         for config in job.configs:
-            net = config.model
+            net = config.name
             own = [ConsoleOutput(log, checkpoints.get(net)), SaveCheckpoints(directory, net)] if directory else []
             result = fit(
                 config,
@@ -101,18 +108,20 @@ def run(asked: Job, callbacks: Sequence[Callback] = ()) -> int:
                 if finished:
                     with world.heartbeat.busy("drawing the plots", PLOTS_SECONDS):
                         leave_plots(log, directory, dataset, figures, histories)
-                footer(log, dataset, figures, finished, directory)
+                footer(log, job, dataset, figures, finished, directory)
         return 0 if finished else 128 + (signals.fatal or signal.SIGTERM)
 
 
 def print_fast(world: World, log: Log, job: Job) -> int:
     """Says of each net what its training replaces plain PyTorch with on these processes. Returns the exit code."""
     amp, _ = set_up_machine(world, job)
+    dataset = read_dataset(world, log, job)
+    try_models(world, log, job, dataset, {})
     world.connect()
     for config in job.configs:
-        model = build_model(config.model, activation=config.activation, dropout=config.dropout).to(world.device)
-        replacements = choose_parts(model, config, world, amp).replacements
-        log.say(f"{config.model}: {listed(replacements)}")
+        model = build_for(config, dataset.train.shape, dataset.classes).to(world.device)
+        replacements = choose_parts(model, config, world, amp, dataset.classes).replacements
+        log.say(f"{config.name}: {listed(replacements)}")
     return 0
 
 
@@ -125,7 +134,8 @@ def compare_options(world: World, job: Job) -> None:
             statement[option_flag(name)] = values[0] if len(values) == 1 else values  # a recipe may tell nets apart
         if is_own(job.common.data):  # machines may keep them in different places: their digest is compared
             statement["--data"] = "images of your own"
-        check_models(job.models)
+        with world.heartbeat.busy("importing the model", IMPORT_SECONDS):
+            check_options(job)
         if world.size > world.local_size and not job.run.output:
             raise UsageError("--output must be named when there are several nodes; rank 0's node writes it")
 
@@ -186,7 +196,7 @@ def describe_run(job: Job, dataset: Dataset, launch: Launch) -> RunConfig:
     return RunConfig(
         distmnist=__version__,
         given=to_json(given | (place if "data_dir" in given else {})),
-        options={config.model: to_json(dataclasses.asdict(config) | run) for config in job.configs},
+        options={config.name: to_json(dataclasses.asdict(config) | run) for config in job.configs},
         dataset=dataset.describe(),
         launch=launch.facts(),
     )
@@ -245,13 +255,15 @@ def leave_plots(
 
 
 def footer(
-    log: Log, dataset: Dataset, figures: dict[str, ModelResult], finished: bool, directory: RunDirectory
+    log: Log, job: Job, dataset: Dataset, figures: dict[str, ModelResult], finished: bool, directory: RunDirectory
 ) -> None:
     if figures:
         log.say()
         log.say(table.results(dataset, figures))
     log.say()
     if finished:
-        log.say(f"next: {hint('-m', 'distmnist.export', directory.path)}")
+        # A model of the user's own cannot be exported yet.
+        command = "distmnist.report" if all(map(is_custom, job.models)) else "distmnist.export"
+        log.say(f"next: {hint('-m', command, directory.path)}")
     else:
         log.say(f"interrupted; to go on: the same command with --resume --output {quoted(directory.path)}")

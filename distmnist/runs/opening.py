@@ -11,8 +11,10 @@ from distmnist.config import (
     RunOptions,
     TrainConfig,
     from_json,
+    is_custom,
     is_function,
     is_own,
+    models_named,
     option_flag,
     resolve,
     resolve_model,
@@ -23,7 +25,7 @@ from distmnist.data import known
 from distmnist.distributed.launcher import this_process
 from distmnist.distributed.world import World
 from distmnist.errors import UsageError
-from distmnist.models.build import check_models
+from distmnist.runs.models import check_options
 from distmnist.runs.records import RunConfig
 from distmnist.runs.rundir import Launch, RunDirectory, newer_than_latest, noted_data
 
@@ -94,16 +96,23 @@ def resume(directory: RunDirectory, asked: Job, log: Log) -> tuple[Options, dict
             f"--resume: the run in {directory.path} has its images from the function {data}; add --data {data}, because"
             " no file of a run chooses what is imported"
         )
+    merged = with_typed_model(merged, typed, directory.path)
     if "data_dir" not in merged and not os.environ.get("DISTMNIST_DATA"):
         wanted = known.KNOWN_SETS.get(resolve(merged).common.data)
         places = [place for place in noted_data(directory.path) if wanted and known.find(place, wanted)]
         merged |= {"data_dir": places[0]} if places else {}
     checkpoints = {}
     job = resolve(merged)
-    check_models(job.models)
+    check_options(job)
     for new in job.configs:
-        net = new.model
-        old = in_force.get(net) or resolve_model(before.explicit, net)  # a recipe may have changed since
+        net = new.name
+        for name, options in in_force.items():
+            if name.casefold() == net.casefold() and options.model != new.model:
+                raise UsageError(
+                    f"--resume with --model {new.model}: the run in {directory.path} has {options.model}; keep it, or"
+                    " choose a different --output"
+                )
+        old = in_force.get(net) or resolve_model(before.explicit, new.model)  # a recipe may have changed since
         extended = new.epochs > old.epochs and new.schedule == "constant"
         was = old.options()
         moved = is_own(new.data) and is_own(old.data)  # the checkpoint knows the images by their digest
@@ -117,6 +126,11 @@ def resume(directory: RunDirectory, asked: Job, log: Log) -> tuple[Options, dict
         if trouble:
             log.warn(f"{trouble}; resuming from the checkpoint before it")
         if checkpoint:
+            if (trained := checkpoint.config.get("model")) != new.model:
+                raise UsageError(
+                    f"--resume: {directory.path / net} holds a checkpoint of {trained}, not of {new.model}; put the"
+                    " right one there, or choose a different --output"
+                )
             position = checkpoint.progress.global_step
             if new.max_steps and new.max_steps < position:
                 raise UsageError(
@@ -125,6 +139,23 @@ def resume(directory: RunDirectory, asked: Job, log: Log) -> tuple[Options, dict
             log.say(f"resuming {net} after step {position:,}")
             checkpoints[net] = checkpoint
     return merged, checkpoints
+
+
+def with_typed_model(merged: Options, typed: Options, path: Path) -> Options:
+    """The options of the run in `path` under those typed, without arguments for a model that is not asked for.
+
+    Raises UsageError if a model of the user's own is asked for by the run alone: that would import what a file names.
+    """
+    models = models_named(merged.get("model", "all"))
+    own = [model for model in models if is_custom(model)]
+    if not own:
+        return {name: value for name, value in merged.items() if name != "model_args" or name in typed}
+    if "model" not in typed:
+        raise UsageError(
+            f"--resume: the run in {path} has a model of your own, {own[0]}; add --model {merged['model']}, because no"
+            " file of a run chooses what is imported"
+        )
+    return merged
 
 
 def options_of(config: RunConfig, path: Path) -> tuple[Job, dict[str, TrainConfig]]:

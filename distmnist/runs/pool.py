@@ -27,8 +27,8 @@ from distmnist.distributed.launcher import VARIABLES
 from distmnist.distributed.world import World
 from distmnist.errors import RunError, UsageError
 from distmnist.machine import die_with_parent, usable_cores
-from distmnist.models.build import check_models
 from distmnist.runs.dataset import option_of, read_dataset
+from distmnist.runs.models import check_options
 from distmnist.runs.records import FINISHED, Record, RunConfig, RunSummary, read
 from distmnist.runs.rundir import RunDirectory
 from distmnist.training.requests import Request
@@ -59,12 +59,12 @@ class Member:
         Of the data, see `check_dataset`: those that were not chosen are not known yet.
         """
         config, job = self.config(), resolve(self.given)
-        check_models(job.models)
+        check_options(job)
         for wanted in job.configs:
-            if not config or wanted.model not in config.options:
+            if not config or wanted.name not in config.options:
                 continue
-            before = {**TrainConfig().options(), **config.options[wanted.model]}
-            for name, value in wanted.options().items():
+            before = {"model": wanted.name, **TrainConfig().options(), **config.options[wanted.name]}
+            for name, value in {"model": wanted.model, **wanted.options()}.items():
                 if value != before[name] and name != "data" and (name, value) != ("amp", "auto"):
                     raise UsageError(
                         f"{option_flag(name)} {value}: the run in {self.path} has {before[name]};"
@@ -95,7 +95,7 @@ class Member:
         summary = self._read("summary.json", RunSummary)
         if summary is None or summary.status != FINISHED:
             return None
-        return summary if summary.models.keys() >= set(resolve(self.given).models) else None
+        return summary if summary.models.keys() >= set(resolve(self.given).names) else None
 
     @property
     def seed(self) -> int:

@@ -51,7 +51,7 @@ class Findings:
         jobs: Jobs,
     ) -> None:
         self.dataset, self.members, self.given, self.jobs = dataset, members, given, jobs
-        self.nets = resolve(given).models
+        self.nets = resolve(given).names
         self.recipes = list(dict.fromkeys(recipe for recipe, _ in members))
         self.seeds = list(dict.fromkeys(seed for _, seed in members))
         summaries = {key: member.summary() for key, member in members.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from distmnist.commandline import Parser, add_options, answer, check_count, end, to_path
-from distmnist.config import FIELDS, TRAINING, Json, option_flag, resolve, rules
+from distmnist.config import FIELDS, TRAINING, Json, is_custom, models_named, option_flag, resolve, rules
 from distmnist.distributed.launcher import refuse_separate_tasks
 from distmnist.errors import UsageError
 
@@ -26,6 +26,9 @@ SPACE: dict[str, list[Json]] = {
     "optimizer": ["adam", "sgd"],
 }
 """What is explored if nothing is listed: the published options and batch sizes, each with values on either side."""
+
+PASSED_ON = ("activation", "dropout")
+"""Options that a model of the user's own may ignore: they are explored only where they are typed."""
 
 OWN = ("model", "val_fraction", "output", "resume", "seed", "virtual_ranks", "timeout", "print_fast")
 """Options of training that have one value in the whole sweep, or that one process has no use for."""
@@ -45,7 +48,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--model", default="cnn", metavar="NET", help="the net to explore (default: cnn)")
+    parser.add_argument(
+        "--model",
+        default="cnn",
+        metavar="MODEL",
+        help="the model to explore; package.module:callable for one of your own (default: cnn)",
+    )
     parser.add_argument(
         "--search",
         type=lambda text: "one-at-a-time" if text == "star" else text,  # the first edition's word
@@ -77,14 +85,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="where the sweep goes, or the one to go on with (default: runs/sweep)",
     )
     names = [name for name in FIELDS if name not in OWN]
-    lists = {name for name in names if rules(FIELDS[name]).group == TRAINING}
+    lists = {name for name in names if rules(FIELDS[name]).group == TRAINING} - {"model_args"}  # a list by itself
     add_options(parser, names, lists)
     given = vars(parser.parse_args(arguments))
     typed = {name: given.pop(name) for name in list(given) if name in lists}
     sweeps = ("search", "trials", "repeats", "seed", "jobs", "output")
     own = argparse.Namespace(**{name: given.pop(name) for name in sweeps})
     own.given = given
-    own.space = typed if any(len(values) > 1 for values in typed.values()) else {**SPACE, **typed}
+    left_out = PASSED_ON if is_custom(given["model"]) else ()
+    space = {name: values for name, values in SPACE.items() if name not in left_out}
+    own.space = typed if any(len(values) > 1 for values in typed.values()) else {**space, **typed}
     check(own)
     return own
 
@@ -92,8 +102,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def check(own: argparse.Namespace) -> None:
     for name in ("trials", "repeats", "jobs"):
         check_count(option_flag(name), getattr(own, name))
-    if own.given["model"] == "all":
-        raise UsageError("--model all cannot be swept: its nets have winners of their own; name one of them")
+    if len(models_named(model := own.given["model"])) > 1:
+        raise UsageError(f"--model {model} cannot be swept: its models have winners of their own; name one of them")
     if not own.given["val_fraction"]:
         raise UsageError("--val-fraction 0 leaves no digits to choose by; use 0.1, say")
     resolve({**own.given, "seed": own.seed})

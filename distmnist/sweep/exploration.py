@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 from distmnist.commandline import hint
-from distmnist.config import option_flag, resolve
+from distmnist.config import option_flag, resolve, short_name
 from distmnist.console import Log
 from distmnist.errors import UsageError
 from distmnist.runs import pool
@@ -24,7 +24,7 @@ Start = Callable[[Iterable[Member]], Generator[Outcome, None, None]]
 
 def run(own: argparse.Namespace) -> int:
     """Runs the sweep for the options of `sweep.parse`. Returns the exit code; raises UsageError and RunError."""
-    log, net, held = Log(), own.given["model"], own.given["val_fraction"]
+    log, net, held = Log(), short_name(own.given["model"]), own.given["val_fraction"]
     with pool.open_directory(own.output) as directory:
         plan = plan_search(own)
         known = [member for number, setting in enumerate(plan.known) for member in members(own, number, setting)]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from distmnist.config import option_flag
+from distmnist.config import MODEL_NAMES, option_flag
 from distmnist.errors import RunError
 from distmnist.machine import versions
 from distmnist.runs import claims
@@ -151,7 +151,7 @@ class Trials:
     def _judge(self) -> tuple[list[Claim], list[str]]:
         if not self.winner:
             return [], ["nothing is concluded from an unfinished sweep"]
-        if self.facts.dataset.name not in HANDWRITTEN:
+        if self.facts.dataset.name not in HANDWRITTEN or self.net not in MODEL_NAMES:
             return [], []
         if self.facts.dataset.name != "mnist":
             return [], [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distmnist.data.text import SOME, shown, some
+from distmnist.text import SOME, shown, some
 
 
 @pytest.mark.parametrize("name", ["cat", "Kätzchen 3.png", "猫/🐈.png", r"a\b", "'\"", ""])

@@ -126,7 +126,7 @@ def parse(arguments: Sequence[str] | None = None) -> Job:
         prog="distmnist.train",
         usage="torchrun --nproc_per_node=N -m distmnist.train [options]\n"
         "       python -m distmnist.train [options]             the same with one process",
-        description="Trains the MNIST classifiers on any number of processes and compares them.",
+        description="Trains image classifiers on any number of processes: MNIST's two, or your model on your images.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )

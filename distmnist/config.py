@@ -163,13 +163,13 @@ class TrainConfig(_Checked):
     model_args: str | None = option(
         None,
         "arguments for your own model, beside num_classes, in_chans, image_size, activation and dropout, which it is"
-        " passed if it names them: numbers, True, False, None, or words. A value given here wins",
+        " passed if it names them: numbers, True, False, None, lists and words. A value given here wins",
         group=TRAINING,
         metavar="NAME=VALUE,...",
     )
     epochs: int = option(
         5,
-        "passes over the training digits",
+        "passes over the training images",
         group=TRAINING,
         valid=positive,
         must="be at least 1",
@@ -177,7 +177,7 @@ class TrainConfig(_Checked):
     )
     batch_size: int = option(
         64,
-        "GLOBAL batch, in digits, shared out over all processes",
+        "GLOBAL batch, in images, divided among all processes",
         group=TRAINING,
         valid=positive,
         must="be at least 1",
@@ -216,7 +216,7 @@ class TrainConfig(_Checked):
     )
     label_smoothing: float = option(
         0.0,
-        "share of the target probability spread evenly over all digits; reported losses are those without it",
+        "share of the target probability spread evenly over all classes; reported losses are those without it",
         group=TRAINING,
         valid=fraction,
         must="be at least 0 and below 1",
@@ -256,7 +256,7 @@ class TrainConfig(_Checked):
     )
     val_fraction: float = option(
         0.0,
-        "share of the training digits held out and reported apart from test; the same digits for every seed",
+        "share of the training images held out and reported apart from test; the same images for every seed",
         group=TRAINING,
         valid=fraction,
         must="be at least 0 and below 1",
@@ -271,7 +271,7 @@ class TrainConfig(_Checked):
     )
     max_steps: int | None = option(
         None,
-        "stop a net after this many steps in all; the schedule keeps its length",
+        "stop a model after this many steps in all; the schedule keeps its length",
         group=TRAINING,
         valid=positive,
         must="be at least 1",
@@ -295,9 +295,9 @@ class TrainConfig(_Checked):
     data: str = option(
         "mnist",
         f"{', '.join(KNOWN_DATA)} (5,000 digits of MNIST that come with distmnist); or images of your own: a folder of"
-        " class folders, a CSV file with the columns path and label, an npz file, or package.module:function. Where"
-        " neither this nor --data-dir nor $DISTMNIST_DATA is given, the sample is used if MNIST can be neither found"
-        " nor downloaded",
+        " class folders, or of train/, val/ and test/ with class folders in them, a CSV file with the columns path,"
+        " label and perhaps split, an npz file, or package.module:function. Where neither this nor --data-dir nor"
+        " $DISTMNIST_DATA is given, the sample is used if MNIST can be neither found nor downloaded",
         group=IMAGES,
         pattern=r"(?s).+",
         must="be the name of a data set",
@@ -320,7 +320,8 @@ class TrainConfig(_Checked):
     )
     resize_mode: str = option(
         "squash",
-        "how, where the aspect ratio is another one: squash ignores it, crop cuts off the edges, pad adds black ones",
+        "what to do if the aspect ratio differs: squash distorts the image, crop cuts off its edges, pad adds black"
+        " borders",
         group=IMAGES,
         choices=("squash", "crop", "pad"),
     )
@@ -334,8 +335,8 @@ class TrainConfig(_Checked):
     )
     mean: str | None = option(
         None,
-        "mean of the pixels scaled to 0..1, one number or one a channel separated by commas: for weights that were"
-        " trained with it (default: the training images' own; MNIST's as published)",
+        "mean of the pixels scaled to 0..1, one number or one a channel, such as 0.485,0.456,0.406, with --std"
+        " (default: computed from the training images; for known data sets as published)",
         group=IMAGES,
         pattern=NUMBERS,
         must="be one number or three, separated by commas",
@@ -346,7 +347,7 @@ class TrainConfig(_Checked):
     )
     on_error: str = option(
         "stop",
-        "what to do about image files that cannot be read: stop and list them, or skip and count them",
+        "what to do about image files that cannot be decoded: stop and list them, or skip and count them",
         group=IMAGES,
         choices=("stop", "skip"),
     )

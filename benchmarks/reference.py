@@ -149,6 +149,8 @@ def digest(*contents: bytes) -> str:
 def results(run: Path) -> dict[str, Any]:
     """Dotted name -> what a run, and its export if there is one, has computed."""
     found = dict(flatten(json.loads((run / "summary.json").read_text()), "summary"))
+    for name in [name for name in found if ".per_class_accuracy[" in name]:
+        found[name] = float(np.float32(found[name]))  # the first edition divided in float32
     for path in sorted(run.glob("*/metrics.jsonl")):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         found |= flatten(lines, f"{path.parent.name}.metrics")

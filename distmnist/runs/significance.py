@@ -148,7 +148,9 @@ class Comparison:
 def compare(a: Answers, b: Answers) -> Comparison:
     """Raises UsageError if the two did not answer about the same digits, or have other random seeds."""
     if a.seeds != b.seeds or not np.array_equal(a.labels, b.labels):
-        raise UsageError("the runs to compare have other random seeds or other test images; name another --output")
+        raise UsageError(
+            "the runs to compare have other random seeds or other test images; choose a different --output"
+        )
     differences = (b.right.mean(1) - a.right.mean(1)).tolist()
     logarithms = np.log(b.losses.mean(1) / a.losses.mean(1)).tolist()
     ratios = over_seeds(logarithms)

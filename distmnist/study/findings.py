@@ -147,7 +147,7 @@ class Findings:
             found = sorted({getattr(summary, what) for summary in self.summaries.values()})
             if len(found) > 1:
                 raise UsageError(
-                    f"the runs have {what} {' and '.join(found)}: they cannot be compared; name another --output"
+                    f"the runs have {what} {' and '.join(found)}: they cannot be compared; choose a different --output"
                 )
 
     def _not_as_published(self) -> str | None:
@@ -201,7 +201,9 @@ def read_answers(folders: Mapping[int, Path]) -> Answers:
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(f"{folder / 'predictions.npz'} cannot be read: {error}") from error
     if any(not np.array_equal(one, labels[0]) for one in labels):
-        raise UsageError(f"the runs beside {folder.parent} answered about other test images; name another --output")
+        raise UsageError(
+            f"the runs beside {folder.parent} answered about other test images; choose a different --output"
+        )
     return Answers(tuple(folders), labels[0], np.stack(predictions) == labels[0], np.stack(losses))
 
 

@@ -122,6 +122,6 @@ def plan_search(own: argparse.Namespace) -> Search:
             if setting.get(name) not in own.space.get(name, ()):
                 raise UsageError(
                     f"{option_flag(name)}: the sweep in {own.output} has tried {setting.get(name)}; list it too,"
-                    " or name another --output"
+                    " or choose a different --output"
                 )
     return search.Optuna(own.space, own.trials, own.seed, known)

@@ -165,7 +165,9 @@ def build(name: str, options: Mapping[str, Json], dataset: DatasetFacts, where: 
 def fill(net: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
     """Gives the net its trained weights and readies it to be asked. UsageError: they do not fit, or are not finite."""
     try:
-        net.load_state_dict(state, assign=True)
+        # Strides as in a new model: torch chooses kernels by them, and training may have left those of channels last.
+        plain = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
+        net.load_state_dict(plain, assign=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UsageError(f"{where}: the weights do not fit the net: {reason}") from error

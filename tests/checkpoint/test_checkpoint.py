@@ -13,6 +13,7 @@ import torch
 
 from distmnist.checkpoint import storage
 from distmnist.checkpoint.record import Checkpoint, Epoch, ProgressState
+from distmnist.checkpoint.source import fill
 from distmnist.checkpoint.storage import (
     MAGIC,
     CheckpointError,
@@ -25,6 +26,7 @@ from distmnist.checkpoint.storage import (
 )
 from distmnist.data.dataset import DatasetFacts
 from distmnist.errors import RunError
+from distmnist.models.cnn import CNN
 from distmnist.runs import rundir
 from distmnist.runs.rundir import RunDirectory
 
@@ -396,3 +398,15 @@ def test_the_digest_of_weights_is_over_float32_little_endian_c_order_in_the_orde
         assert weights_sha256({"w": laid_out, "b": bias}) == expected
     assert weights_sha256({"b": bias, "w": weight}) != expected
     assert MAGIC == b"distmnist-sha256"
+
+
+def test_a_model_from_a_checkpoint_has_the_strides_of_a_new_one_whatever_training_left():
+    """torch chooses kernels by them, and an export would be traced otherwise."""
+    state = CNN().to(memory_format=torch.channels_last).state_dict()
+    with torch.device("meta"):
+        model = CNN()
+    fill(model, {name: tensor.contiguous() for name, tensor in state.items()}, Path("x"))
+    assert {name: tensor.stride() for name, tensor in model.state_dict().items()} == {
+        name: tensor.stride() for name, tensor in CNN().state_dict().items()
+    }
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())

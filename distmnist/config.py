@@ -167,6 +167,22 @@ class TrainConfig(_Checked):
         group=TRAINING,
         metavar="NAME=VALUE,...",
     )
+    weights: Path | None = option(
+        None,
+        "file to start from: safetensors, a state dict that torch.save wrote, or a checkpoint of distmnist. Names and"
+        " shapes must fit; a last layer for another number of classes starts from random weights",
+        group=TRAINING,
+        metavar="FILE",
+    )
+    freeze: str | None = option(
+        None,
+        "layers or parameters to leave as they are, by name, with the shell's wildcards: conv1,bn1,layer*; batch norms"
+        " among them keep their statistics",
+        group=TRAINING,
+        pattern=r"[^,]+(,[^,]+)*",
+        must="be names separated by commas",
+        metavar="PATTERN,...",
+    )
     epochs: int = option(
         5,
         "passes over the training images",
@@ -181,6 +197,15 @@ class TrainConfig(_Checked):
         group=TRAINING,
         valid=positive,
         must="be at least 1",
+        metavar="N",
+    )
+    micro_batch_size: int = option(
+        0,
+        "images of one forward pass at most: what a process has of a batch is cut into equal pieces, for models that"
+        " need much memory; 0: no limit. The same training up to rounding, except for batch norm",
+        group=TRAINING,
+        valid=not_negative,
+        must="be at least 0",
         metavar="N",
     )
     lr: float = option(1e-3, "peak learning rate", group=TRAINING, valid=positive, must="be above 0 and finite")
@@ -286,6 +311,11 @@ class TrainConfig(_Checked):
         must="be 0 or a power of two",
         metavar="V",
     )
+    sync_bn: bool = option(
+        False,
+        "batch norm over the whole batch, not over what a process has of it: on several GPUs, without --virtual-ranks",
+        group=TRAINING,
+    )
     fast: str = option(
         "auto",
         "auto: the replacements for plain PyTorch in distmnist/fast that apply here; off: plain PyTorch",
@@ -362,6 +392,10 @@ class TrainConfig(_Checked):
         super().__post_init__()
         if self.model_args is not None:
             self.arguments()  # checked
+        if self.sync_bn and self.virtual_ranks:
+            raise UsageError(
+                "--sync-bn does not go with --virtual-ranks, which normalizes each shard by itself; leave one out"
+            )
 
     @property
     def name(self) -> str:
@@ -571,10 +605,14 @@ def resolve(explicit: Mapping[str, Value]) -> Job:
     """Explicit options -> what is to be done. Raises UsageError."""
     if isinstance(data := explicit.get("data"), str):
         explicit = {**explicit, "data": lasting(data)}
+    if isinstance(weights := explicit.get("weights"), Path):
+        explicit = {**explicit, "weights": weights.absolute()}
     run = RunOptions.of(explicit)
     models = models_named(explicit.get("model", "all"))
     if explicit.get("model_args") is not None and not any(map(is_custom, models)):
         raise UsageError("--model-args is for a model of your own, and --model names none: package.module:callable")
+    if explicit.get("weights") and len(models) > 1:
+        raise UsageError(f"--weights is for one model, and --model names {len(models)}: {', '.join(map(str, models))}")
     return Job(dict(explicit), run, tuple(resolve_model(explicit, model) for model in models))
 
 

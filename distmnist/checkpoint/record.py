@@ -69,6 +69,14 @@ class ProgressState:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class InitialWeights(JsonRecord):
+    """What --weights gave. sha256: of the file; reinitialized: parameters that kept their random weights."""
+
+    sha256: str
+    reinitialized: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelResult(JsonRecord):
     """A model's entry in summary.json. Losses in nats; `notebook_test_loss` in the published convention.
 
@@ -96,6 +104,7 @@ class ModelResult(JsonRecord):
     val_loss: float | None = None
     val_accuracy: float | None = None
     weights_sha256: str
+    initial_weights: InitialWeights | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +113,7 @@ class Checkpoint:
 
     model: the bare state dict; optimizer, scaler: torch's own states; config: the options that change the result, with
     the model's name; fast: what replaced plain PyTorch, in words; result: None until training is finished; written:
-    UTC; versions: of what it was trained with. Tensors are on the CPU.
+    UTC; versions: of what it was trained with; initial_weights: where training started. Tensors are on the CPU.
     """
 
     model: dict[str, Tensor]
@@ -117,13 +126,14 @@ class Checkpoint:
     fast: tuple[str, ...] | None = None
     written: str | None = None
     versions: dict[str, str] | None = None
+    initial_weights: InitialWeights | None = None
 
     def to_dict(self) -> dict[str, object]:
         """What `from_dict` reads. It shares its tensors with the checkpoint."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         progress = {**dataclasses.asdict(self.progress), "history": [e.to_json() for e in self.progress.history]}
-        result = self.result.to_json() if self.result else None
-        return {**own, "schema": SCHEMA, "progress": progress, "dataset": self.dataset.to_json(), "result": result}
+        records = {name: as_json(own[name]) for name in ("dataset", "result", "initial_weights")}
+        return {**own, **records, "schema": SCHEMA, "progress": progress}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, object]) -> Self:

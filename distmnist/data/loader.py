@@ -45,3 +45,11 @@ def read(data: LabelledImages, block: list[list[Share]]) -> Iterator[list[Shard]
     pieces = zip(images.split(sizes), labels.split(sizes), strict=True)
     for shares in block:
         yield [Shard(*share, *next(pieces)) for share in shares]
+
+
+def split(shard: Shard, pieces: int) -> list[Shard]:
+    """The shard in so many pieces, whose sizes differ by one image at most."""
+    if pieces == 1:
+        return [shard]
+    parts = zip(*(tensor.tensor_split(pieces) for tensor in shard[1:]), strict=True)
+    return [Shard(shard.part, *part) for part in parts]

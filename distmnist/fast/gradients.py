@@ -125,7 +125,7 @@ class FastTreeGradients(FastGradients, TreeGradients):
 
     def backward(self, loss_sum: Tensor, weight: Tensor, stats: Tensor) -> None:
         gradients = differentiate((loss_sum,), (weight,), tuple(self.parameters))
-        self.leaves.append(torch.cat([*(gradient.reshape(-1) for gradient in gradients), stats]))
+        self.sums.add(torch.cat([*(gradient.reshape(-1) for gradient in gradients), stats]))
 
 
 def build_fast_gradients(

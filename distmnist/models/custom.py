@@ -3,7 +3,7 @@
 import copy
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional
 from distmnist.arguments import parse_arguments
 from distmnist.errors import UsageError
 from distmnist.importing import import_callable, told
+from distmnist.models.freezing import set_training
 from distmnist.seeds import generator
 
 PASSED = ("num_classes", "in_chans", "image_size", "activation", "dropout")
@@ -163,13 +164,15 @@ def advice(error: BaseException, shape: tuple[int, int, int]) -> str:
     return f"correct it: the images are {channels} x {height} x {width} (channels, height, width)"
 
 
-def trains_on_one(model: nn.Module, shape: tuple[int, int, int]) -> bool:
-    """Whether a copy of the model takes a single image in training mode."""
+def trains_on_one(model: nn.Module, shape: tuple[int, int, int], in_eval: Collection[str] = ()) -> bool:
+    """Whether a copy of the model takes a single image in training mode; in_eval: see `freezing.set_training`."""
     device = next(model.parameters()).device
     image = torch.randn(1, *shape, generator=generator("trial")).to(device)
+    tried = copy.deepcopy(model)
+    set_training(tried, in_eval)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         try:
-            copy.deepcopy(model).train()(image)
+            tried(image)
         except ValueError:
             return False
     return True

@@ -129,11 +129,13 @@ def compare_options(world: World, job: Job) -> None:
     """Makes sure that all ranks were started alike. Raises UsageError on all of them; it names the one that differs."""
     with world.agreement() as statement:
         statement |= {"distmnist": __version__, "torch": torch.__version__, "--model": ", ".join(job.models)}
-        for name in job.common.options():
-            values = list(dict.fromkeys(getattr(config, name) for config in job.configs))
+        for name in to_json(job.common.options()):
+            values = list(dict.fromkeys(to_json(config.options())[name] for config in job.configs))
             statement[option_flag(name)] = values[0] if len(values) == 1 else values  # a recipe may tell nets apart
         if is_own(job.common.data):  # machines may keep them in different places: their digest is compared
             statement["--data"] = "images of your own"
+        if job.common.weights:
+            statement["--weights"] = "a file"
         with world.heartbeat.busy("importing the model", IMPORT_SECONDS):
             check_options(job)
         if world.size > world.local_size and not job.run.output:
@@ -159,6 +161,8 @@ def set_up_machine(world: World, job: Job) -> tuple[str, str]:
                 f"--threads {threads} with --virtual-ranks: its bits are the same only with 1; leave it out"
             )
         world.device = choose_device(job.run.device, world)
+        if config.sync_bn and world.size > 1 and world.device.type == "cpu":
+            raise UsageError("--sync-bn: torch has it on GPUs alone; leave it out, or train in one process")
         torch.set_num_threads(1 if virtual else threads or default_threads(world.local_size))
         if virtual:
             be_deterministic()

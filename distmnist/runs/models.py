@@ -11,11 +11,11 @@ from distmnist.data.dataset import Dataset
 from distmnist.data.splits import hold_out
 from distmnist.distributed.world import World
 from distmnist.errors import UsageError
-from distmnist.models.build import build_for, check_models
-from distmnist.models.custom import check_custom, check_model, ignores
+from distmnist.models.build import check_models
+from distmnist.models.custom import check_custom, ignores
 from distmnist.seeds import seed_for
 from distmnist.text import some
-from distmnist.training.batches import check_batches
+from distmnist.training.model import prepare_model
 
 TRIAL_SECONDS = 600.0
 """How long the other ranks wait while one builds a model and tries it on two images."""
@@ -42,25 +42,31 @@ def check_options(job: Job) -> None:
 
 
 def try_models(world: World, log: Log, job: Job, dataset: Dataset, checkpoints: Mapping[str, Checkpoint]) -> None:
-    """Builds every model for the images, and tries one of the user's own on two images.
+    """Builds every model for the images, with the weights to start from, and tries one of the user's own on two images.
 
     checkpoints: those to resume from, by name, on rank 0. Raises UsageError on all ranks: a model cannot be built,
     fails, or is another one on another rank; a checkpoint is of another one.
     """
+    images = len(hold_out(dataset, job.common.val_fraction)[0])
     for config in job.configs:
-        unused: tuple[str, ...] = ()
+        checkpoint = checkpoints.get(config.name)
+        resumed = bool(world.announce(checkpoint is not None))
         with world.agreement() as statement, world.heartbeat.busy("trying the model", TRIAL_SECONDS):
-            model = build_for(config, dataset.train.shape, dataset.classes)
+            shards = config.virtual_ranks or world.size
+            prepared = prepare_model(config, dataset.train.shape, dataset.classes, images, shards, resumed=resumed)
             if is_custom(config.model):
-                shape, name = dataset.train.shape, f"--model {config.model}"
-                unused = check_model(model, shape, dataset.classes, name)
-                images, _ = hold_out(dataset, config.val_fraction)
-                check_batches(model, shape, len(images), config.batch_size, config.virtual_ranks or world.size, name)
-                statement[f"a model {config.name} of"] = described(model)
-            if checkpoint := checkpoints.get(config.name):
-                check_checkpoint(config.model, model, checkpoint.model)
-        if unused:
-            log.say(f"{config.name}: no gradient reaches {some(unused)}: not trained")
+                statement[f"a model {config.name} of"] = described(prepared.model)
+            if weights := prepared.initial_weights:
+                statement["--weights of SHA-256"] = weights.sha256
+            if checkpoint:
+                check_checkpoint(config.model, prepared.model, checkpoint.model)
+        if prepared.unused:
+            log.say(f"{config.name}: no gradient reaches {some(prepared.unused)}: not trained")
+        if weights and weights.reinitialized:
+            log.say(
+                f"{config.name}: the file of --weights has another number of classes; {some(weights.reinitialized)}"
+                " start from random weights"
+            )
 
 
 def described(model: nn.Module) -> str:

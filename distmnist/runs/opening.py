@@ -36,10 +36,10 @@ def open_run(
     """Rank 0 opens the run's directory: a new one, the one to resume, or that of the attempt which torchrun restarted.
 
     Returns what is to be done; the directory, on rank 0; and the checkpoints to resume from, on rank 0. A resumed run
-    has its own options, overridden by those typed now. --data-dir, --threads and where images of one's own are is this
-    node's: nodes may differ.
+    has its own options, overridden by those typed now. --data-dir, --threads, and where images of one's own and weights
+    are is this node's: nodes may differ.
     """
-    names = {"data_dir", "threads"} | ({"data"} if is_own(asked.common.data) else set())
+    names = {"data_dir", "threads", "weights"} | ({"data"} if is_own(asked.common.data) else set())
     own = {name: value for name, value in asked.explicit.items() if name in names}
     explicit, directory = asked.explicit, None
     checkpoints: dict[str, Checkpoint] = {}

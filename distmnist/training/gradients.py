@@ -5,7 +5,7 @@ it up in an order that does not depend on the number of processes.
 """
 
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,15 @@ BUCKET_MIB = 25
 BUILD_SECONDS = 60.0
 """How long DDP may take to be built: it imports torch's compiler, which takes a second, and many on a busy machine."""
 
+MESSAGE = 2**23
+"""Numbers that the tree gathers from every rank at a time, 32 MiB: what one rank holds of each other's gradients."""
+
 
 class Gradients:
     """One process, one shard: the gradient is what backward leaves.
 
-    For each step: `clear`; for each shard of this rank forward by `module`, backward, `collect`; `finish`.
+    For each step: `clear`; for each shard of this rank `start_shard`, for each of its micro-batches forward by `module`
+    and backward within `micro_batch`, `collect`; `finish`.
     """
 
     average = 1
@@ -44,8 +48,15 @@ class Gradients:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def start_shard(self, images: int) -> None:
+        """Before the first forward of a shard of so many images."""
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        """Around forward and backward of a micro-batch. last: of this rank's in the step."""
+        return nullcontext()
+
     def collect(self, stats: Tensor) -> None:
-        """Takes note of a shard after its backward. stats: float [3], the shard's StepStats, on the device."""
+        """Takes note of a shard after its last backward. stats: float [3], the shard's StepStats, on the device."""
         self.stats = stats
 
     def finish(self) -> Tensor:
@@ -59,15 +70,23 @@ class DDPGradients(Gradients):
     DDP orders its buckets anew after the first backward pass, and gloo's ring adds in an order that depends on the
     place in the bucket. Without warming up, a resumed run would add up its first step otherwise than the run that
     was not interrupted.
+
+    The gradients are reduced in the backward of the step's last micro-batch, which every rank has, even if empty.
     """
 
     WARM_UPS = 2
 
-    def __init__(self, model: nn.Module, world: World, classes: int, unused: Collection[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, world: World, classes: int, unused: Collection[str] = (), micro_batches: bool = False
+    ) -> None:
         super().__init__(model, world, unused)
         self.world = world
         self.average = world.size
-        self.module = wrap(ShardModel(model, classes, self.parameters), world, unused)
+        self.ddp = wrap(ShardModel(model, classes, self.parameters), world, unused, micro_batches)
+        self.module = self.ddp
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        return nullcontext() if last else self.ddp.no_sync()
 
     def warm_up(self, images: Tensor, labels: Tensor, autocast: Callable[[], AbstractContextManager[object]]) -> None:
         for _ in range(self.WARM_UPS):
@@ -98,11 +117,14 @@ class ShardModel(nn.Module):
         return images.new_zeros(0, self.classes) + zero
 
 
-def wrap(module: nn.Module, world: World, unused: Collection[str] = ()) -> DistributedDataParallel:
+def wrap(
+    module: nn.Module, world: World, unused: Collection[str] = (), micro_batches: bool = False
+) -> DistributedDataParallel:
     """`module`, already on the rank's device, as all ranks train it together.
 
-    unused: names of parameters that get no gradient, which DDP has to look for in every step. It gives all ranks rank
-    0's buffers before each forward, so that a run that is resumed from rank 0's goes on as if it had not stopped.
+    unused: names of parameters that get no gradient, which DDP has to look for in every step; micro_batches: whether a
+    step may have several backward passes, which a static graph may not. DDP gives all ranks rank 0's buffers before the
+    first forward of a step, so that a run that is resumed from rank 0's goes on as if it had not stopped.
     """
     with world.heartbeat.busy("building DistributedDataParallel", BUILD_SECONDS):
         return DistributedDataParallel(
@@ -111,7 +133,7 @@ def wrap(module: nn.Module, world: World, unused: Collection[str] = ()) -> Distr
             bucket_cap_mb=BUCKET_MIB,
             gradient_as_bucket_view=True,
             find_unused_parameters=bool(unused),
-            static_graph=not unused,
+            static_graph=not unused and not micro_batches,
         )
 
 
@@ -126,20 +148,21 @@ class TreeGradients(Gradients):
         super().__init__(model, world, unused)
         self.module = ShardModel(model, classes, self.parameters)
         self.all_gather = world.all_gather
-        self.leaves: list[Tensor] = []
+        self.sums = TreeSum()
         self.buffers = BufferTree(model, world) if any(True for _ in model.buffers()) else None
+
+    def start_shard(self, images: int) -> None:
         if self.buffers:
-            self.module.register_forward_pre_hook(self.buffers.start_shard)
+            self.buffers.start_shard(images)
 
     def collect(self, stats: Tensor) -> None:
         pieces = [gradient_or_zero(parameter).reshape(-1) for parameter in self.parameters]
-        self.leaves.append(torch.cat([*pieces, stats]))
+        self.sums.add(torch.cat([*pieces, stats]))
         self.clear()
 
     def finish(self) -> Tensor:
         sizes = [parameter.numel() for parameter in self.parameters]
-        total = tree_sum(self.all_gather(tree_sum(self.leaves)))
-        self.leaves = []
+        total = torch.cat([tree_sum(self.all_gather(piece)) for piece in self.sums.take().split(MESSAGE)])
         parts: tuple[Tensor, ...] = total.split([*sizes, total.numel() - sum(sizes)])
         for parameter, piece in zip(self.parameters, parts[:-1], strict=True):
             # A gradient must be laid out like its parameter (channels last): fused updates walk both as they lie.
@@ -160,48 +183,72 @@ class BufferTree:
         self.world = world
         self.means = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         self.others = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
+        self.sums = TreeSum()
         self.before: Tensor | None = None
-        self.leaves: list[Tensor] = []
-        self.has_images: list[bool] = []
+        self.first: Tensor | None = None
+        self.images = 0
 
-    def start_shard(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Before the forward of each shard."""
+    def start_shard(self, images: int) -> None:
+        """Before the first forward of each shard."""
         if self.before is None:
-            self.before = self._values()
+            self.before = self._flat(*self.means, *self.others)
         else:
-            self._note()
+            self._collect()
             self._fill(self.before)
-        self.has_images.append(len(inputs[0]) > 0)
+        self.images = images
 
     def finish(self) -> None:
         """After the step's last shard."""
-        self._note()
-        numbers = sum(buffer.numel() for buffer in self.means)
-        first = self.leaves[self.has_images.index(True) if True in self.has_images else 0]
-        sums = [torch.cat((leaf[:numbers], leaf[-1:])) for leaf in self.leaves]
-        mine = torch.cat((tree_sum(sums), first[numbers:]))
-        everyone = self.world.all_gather(mine)
-        total = tree_sum([each[: numbers + 1] for each in everyone])
-        others = next(each[numbers + 1 : -1] for each in everyone if each[-1])
+        self._collect()
+        sums = self.sums.take()
+        others = self.first if self.first is not None else self._flat(*self.others)
+        everyone = self.world.all_gather(torch.cat((sums, others)))
+        total = tree_sum([each[: len(sums)] for each in everyone])
+        others = next(each[len(sums) :] for each in everyone if each[len(sums) - 1])
         self._fill(torch.cat((total[:-1] / total[-1], others)))
-        self.before, self.leaves, self.has_images = None, [], []
+        self.before = self.first = None
 
-    def _note(self) -> None:
-        """What the last shard has left: its values, zeros where it has no images, and whether it has some."""
-        values, there = self._values(), self.has_images[-1]
-        if not there:
+    def _collect(self) -> None:
+        """Takes note of what the last shard has left, if it has images; the last number counts such shards."""
+        values = self._flat(*self.means)
+        if self.images:
+            self.first = self.first if self.first is not None else self._flat(*self.others)
+        else:
             values.zero_()  # not times 0: a mask of attention holds infinities
-        self.leaves.append(torch.cat((values, values.new_full((1,), float(there)))))
+        self.sums.add(torch.cat((values, values.new_full((1,), float(self.images > 0)))))
 
-    def _values(self) -> Tensor:
-        """float64 [numbers in all buffers], which holds counters up to 2**53."""
-        return torch.cat([buffer.detach().double().reshape(-1) for buffer in (*self.means, *self.others)])
+    def _flat(self, *tensors: Tensor) -> Tensor:
+        """All their numbers, float64 [n], which holds counters up to 2**53."""
+        nothing = torch.empty(0, dtype=torch.float64, device=self.world.device)
+        return torch.cat([nothing, *(tensor.detach().double().reshape(-1) for tensor in tensors)])
 
     @torch.no_grad()
     def _fill(self, values: Tensor) -> None:
         buffers = [*self.means, *self.others]
         for buffer, piece in zip(buffers, values.split([each.numel() for each in buffers]), strict=True):
             buffer.copy_(piece.view(buffer.shape))
+
+
+class TreeSum:
+    """Adds up 2^n tensors along a binary tree as they come, so that it never holds more than n + 1 of them."""
+
+    def __init__(self) -> None:
+        self.sums: list[Tensor] = []
+        self.count = 0
+
+    def add(self, leaf: Tensor) -> None:
+        self.count += 1
+        number = self.count
+        while number % 2 == 0:  # a left neighbour of the same size is there
+            leaf = self.sums.pop() + leaf
+            number //= 2
+        self.sums.append(leaf)
+
+    def take(self) -> Tensor:
+        """The sum of all, after which it starts anew."""
+        (total,) = self.sums
+        self.sums, self.count = [], 0
+        return total
 
 
 def used(model: nn.Module, unused: Collection[str]) -> list[nn.Parameter]:
@@ -224,18 +271,26 @@ def gradient_of(parameter: nn.Parameter) -> Tensor:
 
 def tree_sum(leaves: list[Tensor]) -> Tensor:
     """The sum of 2^n tensors: of neighbours, then of the neighbouring sums, and so on."""
-    while len(leaves) > 1:
-        leaves = [left + right for left, right in zip(leaves[::2], leaves[1::2], strict=True)]
-    return leaves[0]
+    total = TreeSum()
+    for leaf in leaves:
+        total.add(leaf)
+    return total.take()
 
 
 def build_gradients(
-    model: nn.Module, world: World, virtual_ranks: int, classes: int, unused: Collection[str] = ()
+    model: nn.Module,
+    world: World,
+    virtual_ranks: int,
+    classes: int,
+    unused: Collection[str] = (),
+    micro_batches: bool = False,
 ) -> Gradients:
     """The tree for exact training on `virtual_ranks` shards; else DDP, or nothing to reduce in one process.
 
-    classes: numbers that the model's output has for each image.
+    classes: numbers that the model's output has for each image; micro_batches: whether shards may be cut.
     """
     if virtual_ranks:
         return TreeGradients(model, world, classes, unused)
-    return DDPGradients(model, world, classes, unused) if world.size > 1 else Gradients(model, world, unused)
+    if world.size > 1:
+        return DDPGradients(model, world, classes, unused, micro_batches)
+    return Gradients(model, world, unused)

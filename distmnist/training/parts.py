@@ -43,12 +43,15 @@ def choose_parts(
 
     classes: numbers that it puts out for an image; loss: what the trainer's plain step calls, for the replacements that
     call it themselves; unused: names of parameters that get no gradient. Models of the user's own are trained in plain
-    PyTorch: what fast/ saves a step is nothing beside what larger models take.
+    PyTorch: what fast/ saves a step is nothing beside what larger models take. It knows no micro-batches, either.
     """
-    if config.fast == "off" or is_custom(config.model) or not fast_is_there():
+    plain = config.fast == "off" or is_custom(config.model) or config.micro_batch_size > 0 or bool(config.freeze)
+    if plain or not fast_is_there():
         net = model.to(memory_format=torch.channels_last)  # what tensor cores want, and oneDNN under autocast
         optimizer = build_optimizer(model.parameters(), config)
-        return Parts(net, optimizer, build_gradients(net, world, config.virtual_ranks, classes, unused))
+        micro_batches = config.micro_batch_size > 0
+        gradients = build_gradients(net, world, config.virtual_ranks, classes, unused, micro_batches)
+        return Parts(net, optimizer, gradients)
 
     from distmnist.fast.forward import select_forward
     from distmnist.fast.gradients import build_fast_gradients
@@ -61,8 +64,8 @@ def choose_parts(
         names.append(faster.name)
     net = faster or model.to(memory_format=torch.channels_last)
     fused = build_fused_optimizer(model.parameters(), config)
-    gradients = build_fast_gradients(net, world, config.virtual_ranks, loss)
-    return Parts(net, fused, gradients, fast_step, (*names, *gradients.replacements))
+    fast_gradients = build_fast_gradients(net, world, config.virtual_ranks, loss)
+    return Parts(net, fused, fast_gradients, fast_step, (*names, *fast_gradients.replacements))
 
 
 def fast_is_there() -> bool:

@@ -10,25 +10,25 @@ from collections.abc import Sequence
 from typing import NoReturn, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distmnist.checkpoint.record import Checkpoint, Epoch, ModelResult
 from distmnist.checkpoint.storage import weights_sha256
 from distmnist.config import TrainConfig, is_custom, to_json
 from distmnist.data.augmentation import draw_maps, warp
 from distmnist.data.dataset import Dataset, LabelledImages
-from distmnist.data.loader import Shard, load
+from distmnist.data.loader import Shard, load, split
 from distmnist.data.sampler import GlobalBatchSampler
 from distmnist.data.splits import hold_out
 from distmnist.distributed.world import World
 from distmnist.errors import RunError
-from distmnist.models.build import build_for
-from distmnist.models.custom import check_model
+from distmnist.models.freezing import set_training
 from distmnist.seeds import seed_for
-from distmnist.training.batches import check_batches
+from distmnist.training.batches import micro_batches
 from distmnist.training.callbacks import Callback
 from distmnist.training.evaluation import Evaluation, evaluate
 from distmnist.training.loss import build_loss
+from distmnist.training.model import prepare_model
 from distmnist.training.optimizer import learning_rate, state_on_cpu
 from distmnist.training.parts import choose_parts
 from distmnist.training.precision import Precision, choose_amp
@@ -71,9 +71,7 @@ def fit(
     world = world or World()
     # What the training draws is seeded; the caller's generators are left as they were.
     with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
-        trainer = Trainer(config, data.to(world.device), world, callbacks, checkpoint_steps)
-        if checkpoint:
-            trainer.restore(checkpoint)
+        trainer = Trainer(config, data.to(world.device), world, callbacks, checkpoint_steps, checkpoint)
         try:
             return trainer.run()
         finally:
@@ -91,6 +89,7 @@ class Trainer:
         world: World,
         callbacks: Sequence[Callback] = (),
         checkpoint_steps: int = 0,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         amp, _ = choose_amp(config.amp, world.device)
         self.config = config = dataclasses.replace(config, amp=amp)
@@ -107,16 +106,19 @@ class Trainer:
         )
         self.progress = Progress(config, self.sampler.plan)
 
-        model = build_for(config, data.train.shape, len(data.class_names))
-        unused: tuple[str, ...] = ()
-        if is_custom(config.model):
-            shape, shards = data.train.shape, config.virtual_ranks or world.size
-            unused = check_model(model, shape, len(data.class_names), config.name)
-            check_batches(model, shape, len(self.train), config.batch_size, shards, config.name)
+        classes, shape = len(data.class_names), data.train.shape
+        prepared = prepare_model(
+            config, shape, classes, len(self.train), self.sampler.parts, resumed=checkpoint is not None
+        )
+        self.initial_weights = checkpoint.initial_weights if checkpoint else prepared.initial_weights
+        self.in_eval = prepared.in_eval
+        model = prepared.model
+        if config.sync_bn and world.size > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(world.device)
         self.parameters = list(self.model.parameters())
-        self.loss = build_loss(config, self.train.labels, len(data.class_names))
-        self.parts = choose_parts(self.model, config, world, amp, len(data.class_names), self.loss, unused)
+        self.loss = build_loss(config, self.train.labels, classes)
+        self.parts = choose_parts(self.model, config, world, amp, classes, self.loss, prepared.unused)
         self.net, self.optimizer, self.gradients = self.parts.net, self.parts.optimizer, self.parts.gradients
         self.precision = Precision(amp, world.device, config.grad_clip)
         self.stats_reader, self.stats_read = StatsReader(world.device), 0
@@ -124,6 +126,8 @@ class Trainer:
         self.maps: Tensor | None = None  # of the epoch: how each image is seen
         self.stopping = self.checkpoint_requested = False
         self.evaluation: Evaluation | None = None  # of the weights as they are
+        if checkpoint:
+            self.restore(checkpoint)
 
     def run(self) -> Result:
         for callback in self.callbacks:
@@ -149,7 +153,7 @@ class Trainer:
             self.progress.start_epoch()
         self.evaluation = None
         self.sampler.set_epoch(epoch)
-        self.net.train()
+        set_training(self.net, self.in_eval)
         batches = load(self.train, self.sampler.batches(first, self.world.device))
         for callback in self.callbacks:
             callback.on_epoch_start(self.progress)
@@ -192,22 +196,33 @@ class Trainer:
         """
         self.gradients.clear()
         for shard in shards:
-            self.world.heartbeat.advance()
-            images = self.augmented(shard)
+            self.gradients.start_shard(len(shard.labels))
             self.seed_draws(shard)
-            with self.precision.autocast():
-                logits = self.gradients.module(images)
-                loss, cross_entropy = self.loss(logits, shard.labels)
-            self.world.heartbeat.advance()  # a rank that hangs before here is behind those that wait in backward
-            loss = self.precision.scale(loss * (self.gradients.average / count))
-            loss.backward()
-            self.gradients.collect(torch.cat((cross_entropy.reshape(1), self.requests)))
+            loss_sum = torch.zeros(1, device=self.world.device)
+            micro_batches = self.cut(shard, count)
+            for micro_batch in micro_batches:
+                self.world.heartbeat.advance()
+                images = self.augmented(micro_batch)
+                with self.gradients.micro_batch(last=micro_batch is micro_batches[-1]):
+                    with self.precision.autocast():
+                        logits = self.gradients.module(images)
+                        loss, cross_entropy = self.loss(logits, micro_batch.labels)
+                    # A rank that hangs before here is behind those that wait in backward.
+                    self.world.heartbeat.advance()
+                    loss = self.precision.scale(loss * (self.gradients.average / count))
+                    loss.backward()
+                loss_sum += cross_entropy
+            self.gradients.collect(torch.cat((loss_sum, self.requests)))
         stats = self.gradients.finish()
 
         self.optimizer.param_groups[0]["lr"] = self.learning_rate()
         updated = self.precision.step(self.optimizer, self.parameters)  # with fp16 the host waits for the device here
         self.progress.advance(updated)
         self.take_note(stats)  # here on the CPU; on CUDA once in 50 steps
+
+    def cut(self, shard: Shard, count: int) -> list[Shard]:
+        """The shard's micro-batches, whose number is the same for all shards of a global batch of `count` images."""
+        return split(shard, micro_batches(count, self.sampler.parts, self.config.micro_batch_size))
 
     def draw_maps(self, epoch: int) -> Tensor | None:
         """How each training image is seen in the epoch, float32 [n, 2, 3], on the device; None: as it is."""
@@ -228,8 +243,8 @@ class Trainer:
     def augmented(self, shard: Shard) -> Tensor:
         """The shard's images, float32 [n, C, H, W], as they are seen in this epoch."""
         images = shard.images if self.maps is None else warp(shard.images, self.maps[shard.indices])
-        if self.config.virtual_ranks and images.data_ptr() % ALIGNMENT:
-            return images.clone()  # kernels may round otherwise where images lie otherwise, as on other ranks
+        if images.data_ptr() % ALIGNMENT:
+            return images.clone()  # kernels may round otherwise where images lie otherwise, as on another rank
         return images
 
     def seed_draws(self, shard: Shard) -> None:
@@ -251,7 +266,7 @@ class Trainer:
 
     def warm_up(self) -> None:
         """With two black images, which a batch norm needs; it leaves no trace in the model's buffers."""
-        self.net.train()
+        set_training(self.net, self.in_eval)
         before = [buffer.clone() for buffer in self.model.buffers()]
         images = torch.zeros(2, *self.train.shape, device=self.world.device)
         labels = torch.zeros(2, dtype=torch.int64, device=self.world.device)
@@ -331,6 +346,7 @@ class Trainer:
             val_loss=last.val_loss,
             val_accuracy=last.val_accuracy,
             weights_sha256=weights_sha256(self._state()),
+            initial_weights=self.initial_weights,
         )
 
     def _save(self) -> None:
@@ -351,6 +367,7 @@ class Trainer:
             dataset=self.data.describe(),
             result=self._figures(tested) if tested else None,
             fast=self.parts.replacements,
+            initial_weights=self.initial_weights,
         )
         for callback in takers:
             callback.on_checkpoint(checkpoint)

@@ -29,6 +29,7 @@ def add_shard(
 ) -> None:
     """Forward and backward of a shard of a global batch of `count`, as the trainer's steps do it."""
     weight = gradients.average / count
+    gradients.start_shard(len(labels))
     if hasattr(gradients, "backward"):
         loss_sum, stats = gradients.module(images, labels, requests)
         gradients.backward(loss_sum, torch.full((), weight), stats)

@@ -3,6 +3,7 @@
 No file of a run chooses what is imported.
 """
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -132,6 +133,14 @@ WRONG = {
     "two of one's own": (["--model=mine:Net,mine:Odd"], "names 2 models of your own"),
     "a reserved name": (["--model=mine:Cnn"], "something else called Cnn"),
     "no form": (["--model=mine:Net()"], "not of the form package.module:callable"),
+    "no weights": (["--model=mine:Net", "--weights=none.pt"], "--weights .*none.pt cannot be read: No such file"),
+    "no state dict": (["--model=mine:Net", "--weights=mine.py"], "neither safetensors nor a state dict"),
+    "weights for two": (["--model=mlp,mine:Net", "--weights=a.pt"], "--weights is for one model, and --model names 2"),
+    "frozen nothing": (["--model=mine:Net", "--freeze=head"], "--freeze 'head' matches no layer .* layers are: layers"),
+    "frozen all": (["--model=mine:Net", "--freeze=layers"], "leaves nothing to train"),
+    "no names": (["--model=mine:Net", "--freeze=,"], "--freeze .* must be names separated by commas"),
+    "a lone image": (["--model=mine:Net", "--micro-batch-size=1"], "--micro-batch-size 1: .* use 2 or more"),
+    "sync and shards": (["--model=mine:Net", "--sync-bn", "--virtual-ranks=2"], "--sync-bn does not go with"),
     "no colon": (["--model=torchvision.models.resnet18"], "choose from all, mlp, cnn, package.module:callable"),
 }
 
@@ -294,6 +303,51 @@ def test_several_processes_train_it_to_one_digest_with_virtual_ranks(run, mine):
         assert [(one.code, one.err) for one in end_processes(run_in, size, mine, *options)] == [(0, [])] * size
         digests.add(figures(str(size), "plain")["weights_sha256"])
     assert len(digests) == 1
+
+
+def test_weights_for_other_classes_are_noted_and_not_needed_at_a_resume(run):
+    photos(Path("more"), classes=("ant", "bee", "cow", "dog"))
+    assert run("--data=more", "--model=mine:plain", "--output=before", "--max-steps=1")[0] == 0
+    shutil.copy("before/plain/last.pt", "start.pt")
+    started = ("--model=mine:plain", "--weights=start.pt", "--freeze=1", "--micro-batch-size=5")
+    code, out, err = run(*started, "--output=a", "--max-steps=3")
+    told = "plain: the file of --weights has another number of classes; 3.weight, 3.bias start from random weights"
+    assert (code, err) == (0, []) and told in out
+    digest = hashlib.sha256(Path("start.pt").read_bytes()).hexdigest()
+    assert figures("a", "plain")["initial_weights"] == {"sha256": digest, "reinitialized": ["3.weight", "3.bias"]}
+    trained, start = (torch.load(path, weights_only=True)["model"] for path in ("a/plain/last.pt", "start.pt"))
+    assert torch.equal(trained["1.weight"], start["1.weight"]) and trained["3.bias"].shape == (3,)
+    Path("start.pt").unlink()
+    code, _, err = run("--model=mine:plain", "--resume", "--output=a", "--max-steps=5")
+    assert (code, err) == (0, [])
+    assert figures("a", "plain")["initial_weights"]["sha256"] == digest
+    for changed in ("--freeze=3", "--micro-batch-size=4", "--weights=other.pt"):
+        assert "--resume with --" in refusal(run("--model=mine:plain", "--resume", "--output=a", changed))
+
+
+def with_own_weights(folder: Path, *options: str) -> int:
+    return run_in(folder, *options, f"--weights={os.environ['RANK']}.pt")
+
+
+def test_two_processes_with_different_weights_are_refused_and_equal_ones_may_lie_anywhere(run, mine):
+    assert run("--model=mine:plain", "--output=before", "--max-steps=1")[0] == 0
+    for name in ("0.pt", "1.pt"):
+        shutil.copy("before/plain/last.pt", name)
+    options = ("--model=mine:plain", "--max-steps=2")
+    assert [(one.code, one.err) for one in end_processes(with_own_weights, 2, mine, *options, "--output=a")] == [
+        (0, [])
+    ] * 2
+    state = torch.load("1.pt", weights_only=True)["model"]
+    torch.save(state, "1.pt")
+    (line,) = [line for one in end_processes(with_own_weights, 2, mine, *options, "--output=b") for line in one.err]
+    assert "has --weights of SHA-256" in line and "start all processes alike" in line and not Path("b").exists()
+
+
+def test_synchronized_batch_norm_on_several_processes_needs_gpus(run, mine):
+    ended = end_processes(run_in, 2, mine, "--model=mine:Net", "--sync-bn", "--device=cpu", "--output=a")
+    (line,) = [line for one in ended for line in one.err]
+    assert "--sync-bn: torch has it on GPUs alone" in line and not Path("a").exists()
+    assert run("--model=mine:Net", "--sync-bn", "--max-steps=1", "--output=a")[0] == 0
 
 
 @pytest.mark.parametrize(

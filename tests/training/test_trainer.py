@@ -137,7 +137,9 @@ def test_a_checkpoint_is_kept_after_every_epoch_with_what_schema_2_lists(digits)
     assert [checkpoint.progress.global_step for checkpoint in saved] == [5, 10]
     stored = [checkpoint.to_dict() for checkpoint in saved]
     keys = {"schema", "model", "optimizer", "scaler", "progress", "config", "dataset", "result", "fast", "written"}
-    assert all(content.keys() == keys | {"versions"} and content["schema"] == 2 for content in stored)
+    assert all(
+        content.keys() == keys | {"versions", "initial_weights"} and content["schema"] == 2 for content in stored
+    )
     assert stored[0]["progress"].keys() == {
         *("global_step", "optimizer_steps", "loss_sum", "history", "train_seconds", "epoch_seconds")
     }

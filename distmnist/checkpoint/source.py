@@ -17,8 +17,11 @@ from distmnist.errors import UsageError
 from distmnist.models.build import MODELS, build_model
 from distmnist.text import shown
 
-MAX_BYTES = 512 * 2**20
-"""Of a checkpoint, on disk and unpacked: a hundred times what the larger net with its optimizer takes."""
+SLACK = 64 * 2**20
+"""Bytes that a checkpoint may always have, and what it says beside its tensors: histories, confusion matrices."""
+
+COPIES = 8
+"""Of a model's parameters and buffers that a checkpoint may hold: Adam's has three."""
 
 
 T = TypeVar("T")
@@ -95,19 +98,43 @@ def holds_checkpoint(folder: Path) -> bool:
 
 
 def check_size(path: Path) -> None:
-    """Raises UsageError if the file, or what it unpacks to, is larger than MAX_BYTES. Absent or damaged: no matter."""
+    """Raises UsageError if the file is larger than a checkpoint of its model can be, or would grow when it is read.
+
+    Absent or damaged: no matter. What is read of it here are the names and shapes of its tensors, not their numbers.
+    """
     if not path.is_file():
         return
     size = path.stat().st_size
-    if size <= MAX_BYTES:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                size = sum(entry.file_size for entry in archive.infolist())
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-            # No archive, or one of a later ZIP version: storage reads it next, and refuses it in its own words.
-            return
-    if size > MAX_BYTES:
-        raise UsageError(f"{path} is too large for a checkpoint: {size:,} bytes, the limit is {MAX_BYTES:,}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        # No archive, or one of a later ZIP version: storage reads it next, and refuses it in its own words.
+        sizes = {}
+    if sum(sizes.values()) > size:
+        raise UsageError(f"{path} is no checkpoint: torch.save does not compress, and it would grow when it is read")
+    if size <= SLACK:
+        return
+    described = sum(length for name, length in sizes.items() if name.endswith("/data.pkl"))
+    limit = SLACK if not sizes or described > SLACK else SLACK + COPIES * model_bytes(path)
+    if size > limit:
+        raise UsageError(f"{path} is too large for a checkpoint: {size:,} bytes, the limit is {limit:,}")
+
+
+def model_bytes(path: Path) -> int:
+    """How much a model of the kind that a checkpoint names takes: one of the user's own, as much as it says itself.
+
+    0 for what is no checkpoint.
+    """
+    try:
+        content = torch.load(path, map_location="meta", weights_only=True)
+        checkpoint = Checkpoint.from_dict(content)
+    except Exception:  # storage reads it next, and says what is wrong
+        return 0
+    name, state = str(checkpoint.config.get("model")), checkpoint.model
+    if not is_custom(name):
+        state = build(name, checkpoint.config, checkpoint.dataset, path).state_dict()
+    return sum(tensor.nbytes for tensor in state.values())
 
 
 def read(how: Callable[[Path], T], path: Path) -> T:

@@ -26,7 +26,7 @@ class CheckpointError(UsageError):
     """This file is no whole checkpoint of a schema that can be read."""
 
 
-def write_atomically(path: Path, content: bytes, old: Path | None = None) -> None:
+def write_atomically(path: Path, content: bytes | memoryview, old: Path | None = None) -> None:
     """Writes beside `path`, makes it durable, renames: `path` holds the old content or the new, never a part.
 
     The old content is kept as `old`, if named; between the two renames it is there alone.
@@ -57,12 +57,17 @@ def sync_directory(path: Path) -> None:
 
 
 def to_bytes(checkpoint: Checkpoint) -> bytes:
+    return bytes(to_buffer(checkpoint))
+
+
+def to_buffer(checkpoint: Checkpoint) -> memoryview:
+    """What `from_bytes` reads, not copied once more: a checkpoint may be large."""
     buffer = io.BytesIO()
     torch.save(checkpoint.to_dict(), buffer)
     with buffer.getbuffer() as content:
         digest = hashlib.sha256(content).digest()
     buffer.write(MAGIC + digest)
-    return buffer.getvalue()
+    return buffer.getbuffer()
 
 
 def from_bytes(content: bytes, name: str) -> Checkpoint:
@@ -91,7 +96,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
     A last.pt that `load_newest` found damaged must be set aside first: `set_damaged_aside`.
     """
-    write_atomically(folder / LAST, to_bytes(checkpoint), old=folder / PREVIOUS)
+    write_atomically(folder / LAST, to_buffer(checkpoint), old=folder / PREVIOUS)
 
 
 def load(path: Path) -> Checkpoint:

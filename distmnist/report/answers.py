@@ -12,7 +12,7 @@ from distmnist.checkpoint.source import Trained
 from distmnist.config import is_custom
 from distmnist.data.dataset import LabelledImages
 from distmnist.errors import UsageError
-from distmnist.models.inference import BATCH
+from distmnist.models.inference import batch_size
 from distmnist.report.reading import Material, Net
 from distmnist.runs.records import McNemar
 from distmnist.runs.significance import LEVEL, mcnemar
@@ -156,7 +156,7 @@ def show(net: Net, test: LabelledImages) -> Shown:
     if difference := trained.dataset.difference(net.dataset):
         raise UsageError(f"{where} was trained on another data set than summary.json tells: {difference}")
     predictions, confidence, otherwise = net.evaluation.predictions, torch.empty(len(test)), 0
-    for indices in torch.arange(len(test)).split(BATCH):
+    for indices in torch.arange(len(test)).split(batch_size(test.shape)):
         logits = trained.net(test.batch(indices)[0])
         otherwise += int((logits.argmax(1) != predictions[indices]).sum())
         confidence[indices] = logits.softmax(1).gather(1, predictions[indices, None]).squeeze(1)

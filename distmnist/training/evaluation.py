@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from distmnist.data.dataset import LabelledImages
 from distmnist.distributed.world import World
-from distmnist.models.inference import BATCH
+from distmnist.models.inference import batch_size
 
 PUBLISHED_BATCH = 64
 """The published test loss adds up the means of batches of 64, in order, and divides by the number of images."""
@@ -109,8 +109,9 @@ def evaluate(model: nn.Module, data: LabelledImages, classes: int, world: World)
     count = len(data)
     predictions = torch.zeros(count, dtype=torch.int64, device=world.device)
     losses = torch.zeros(count, dtype=torch.float32, device=world.device)
-    for start in range(world.rank * BATCH, count, world.size * BATCH):
-        rows = torch.arange(start, min(start + BATCH, count), device=world.device)
+    size = batch_size(data.shape)
+    for start in range(world.rank * size, count, world.size * size):
+        rows = torch.arange(start, min(start + size, count), device=world.device)
         images, labels = data.batch(rows)
         logits = model(images)
         predictions[rows] = logits.argmax(1)

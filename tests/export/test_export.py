@@ -310,9 +310,20 @@ def fit_result() -> ModelResult:
 
 
 def bomb(path: Path) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("archive/data/0", "w") as file:
-        for _ in range(source.MAX_BYTES // 2**20 + 1):
-            file.write(bytes(2**20))
+    """A thousand bytes that unpack to a million."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(2**20))
+
+
+def larger_than_its_model(path: Path) -> None:
+    state = build.build_model("mlp").state_dict() | {"more": torch.zeros(source.SLACK // 4 + 2**20)}
+    save_checkpoint(path, "mlp", build.build_model("mlp"), model=state)
+
+
+def sparse(path: Path) -> None:
+    """No archive, and as large as the disk allows without taking room on it."""
+    with path.open("wb") as file:
+        file.truncate(2**40)
 
 
 @pytest.mark.parametrize(
@@ -343,11 +354,13 @@ def bomb(path: Path) -> None:
             ),
             "which no net has",
         ),
-        (bomb, "too large for a checkpoint"),
+        (bomb, "would grow when it is read"),
+        (larger_than_its_model, "too large for a checkpoint"),
+        (sparse, "too large for a checkpoint"),
     ],
 )
 def test_a_hostile_checkpoint_is_one_line_and_2(spoil, message: str, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(source, "MAX_BYTES", 2**20)  # so that the bomb is soon made
+    monkeypatch.setattr(source, "SLACK", 2**20)  # so that a large file is soon made
     path = tmp_path / "checkpoint.pt"
     spoil(path)
     assert command.main([str(path)]) == 2

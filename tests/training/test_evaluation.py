@@ -9,6 +9,7 @@ from torch import nn
 
 from distmnist.distributed.world import World
 from distmnist.models.build import build_model
+from distmnist.models.inference import batch_size
 from distmnist.training.evaluation import Evaluation, evaluate
 
 
@@ -116,3 +117,12 @@ def test_any_world_size_finds_the_same_prediction_and_loss_for_every_digit(count
         for found in run_ranks(evaluation_of, size, count):
             assert all(torch.equal(a, b) for a, b in zip(found[:3], alone[:3], strict=True))
             assert found[3:] == alone[3:]
+
+
+def test_larger_images_are_evaluated_in_smaller_batches():
+    assert [batch_size(shape) for shape in ((1, 28, 28), (3, 64, 64), (3, 224, 224), (3, 4000, 4000))] == [
+        64,
+        64,
+        27,
+        1,
+    ]

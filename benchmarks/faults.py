@@ -63,7 +63,7 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "a step": (Witness, "request", 11),
     "evaluation": (Witness, "on_evaluation_start", 2),
     "evaluation: adding up": (world.World, "sum_", 4),
-    "saving: serializing": (storage, "to_bytes", 3),
+    "saving: serializing": (storage, "to_buffer", 3),
     "saving: writing": (storage, "write_atomically", 6),
     "saving: fsync": (os, "fsync", 8),
     "saving: renaming": (os, "replace", 8),

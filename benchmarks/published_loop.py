@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import datasets, transforms
 
 from distmnist import load_dataset
-from distmnist.models.build import MODELS
+from distmnist.models.build import MODELS, build_model
 
 
 def train(net: nn.Module, train_loader: DataLoader, epochs: int, bf16: bool = False) -> float:
@@ -70,13 +70,13 @@ def main() -> None:
     parser.add_argument("--image-size")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--model", choices=("all", *MODELS), default="all")
+    parser.add_argument("--model", default="all", help="mlp, cnn, all for both, or package.module:callable")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     train_set, test_set, shape = splits(arguments.data, arguments.data_dir, arguments.image_size)
     torch.manual_seed(arguments.seed)
     for name in MODELS if arguments.model == "all" else [arguments.model]:
-        net = MODELS[name](**shape)
+        net = MODELS[name](**shape) if name in MODELS else build_model(name, seed=arguments.seed, **shape)
         train_loader = DataLoader(train_set, batch_size=arguments.batch_size, shuffle=True)
         seconds = train(net, train_loader, arguments.epochs)
         result = {

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from distmnist.checkpoint import source
 from distmnist.data.known import load_sample
 from distmnist.machine import usable_cores
-from export import torchscript
+from export.formats import torchscript
 from export.predict import session_options
 
 Answer = Callable[[], np.ndarray]

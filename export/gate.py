@@ -11,7 +11,8 @@ from onnx.reference import ReferenceEvaluator
 
 from distmnist.checkpoint.source import Trained
 
-from . import int8, onnx_file, parity, torchscript
+from . import parity
+from .formats import int8, onnx_file, torchscript
 from .predict import SIGNATURES, PredictError, check_model, signature
 from .record import FileReport, Measured, ModelReport, Unmeasured
 from .reference import Case

@@ -20,7 +20,8 @@ from distmnist.machine import versions
 from distmnist.runs.rundir import newer_than_latest, noted_data
 from distmnist.streams import say, warn
 
-from . import folder, gate, int8, onnx_file, parity, provenance, publish, reference, torchscript
+from . import folder, gate, parity, provenance, publish, reference
+from .formats import int8, onnx_file, torchscript
 from .opsets import DEFAULT_OPSET
 from .record import ExportedModel, Manifest, Measured, Report
 from .reference import Case

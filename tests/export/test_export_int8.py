@@ -17,7 +17,8 @@ from onnx import numpy_helper
 from distmnist.checkpoint import source
 from distmnist.data import known
 from export import __main__ as command
-from export import folder, int8, parity, predict
+from export import folder, parity, predict
+from export.formats import int8
 
 pytest_plugins = ["export_fixtures"]
 ROOT = Path(__file__).resolve().parents[2]

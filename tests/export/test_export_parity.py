@@ -18,7 +18,8 @@ from distmnist.checkpoint.source import Trained
 from distmnist.data.known import load_sample
 from distmnist.models.build import build_model
 from export import __main__ as command
-from export import folder, gate, job, onnx_file, parity, provenance, reference, torchscript
+from export import folder, gate, job, parity, provenance, reference
+from export.formats import onnx_file, torchscript
 
 pytest_plugins = ["export_fixtures"]
 

@@ -21,7 +21,8 @@ from distmnist.data import known
 from distmnist.data.dataset import Dataset
 from distmnist.training.trainer import fit
 from export import __main__ as command
-from export import onnx_file, parity
+from export import parity
+from export.formats import onnx_file
 from export.predict import Predictor
 
 

@@ -16,10 +16,10 @@ from onnx import helper
 from distmnist.data.dataset import LabelledImages
 from distmnist.seeds import generator
 
-from . import parity
-from .predict import SIGNATURES, PredictError, check_model, signature
-from .record import Int8Figures
-from .reference import Case
+from .. import parity
+from ..predict import SIGNATURES, PredictError, check_model, signature
+from ..record import Int8Figures
+from ..reference import Case
 
 CALIBRATION = 400
 """Training digits that set the scales of the activations: the same ones each time."""

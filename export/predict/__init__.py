@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .commandline import command, main, parse
-    from .digits import from_drawing, prepare
-    from .errors import DOUBTFUL, PredictError
-    from .images import open_image
-    from .model import DOUBT, SIGNATURES, Predictor, Reading, session_options, signature
+    from .digits import DOUBTFUL, from_drawing, prepare_digit
+    from .errors import PredictError
+    from .images import open_digit
+    from .model import DOUBT, Predictor, Reading, session_options, signature, signatures
     from .model_file import OPSETS, check_model
     from .raster import WORKING, blurred, dilated, grown, labelled
 
@@ -34,14 +34,14 @@ PUBLIC = {
     "parse": "commandline",
     "check_model": "model_file",
     "OPSETS": "model_file",
-    "SIGNATURES": "model",
     "signature": "model",
+    "signatures": "model",
     "session_options": "model",
-    "open_image": "images",
-    "prepare": "digits",
+    "open_digit": "images",
+    "prepare_digit": "digits",
     "from_drawing": "digits",
     "DOUBT": "model",
-    "DOUBTFUL": "errors",
+    "DOUBTFUL": "digits",
     "WORKING": "raster",
     "labelled": "raster",
     "grown": "raster",

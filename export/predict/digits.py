@@ -1,12 +1,11 @@
-"""Makes what a net trained on MNIST sees of an image: the digit on it, as MNIST's digits were made."""
+"""Makes what a model trained on MNIST sees of an image: the digit on it, as MNIST's digits were made."""
 
 import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import BLANK, SEVERAL
-from .pieces import LEVELS, find_digit, with_what_is_near
+from .pieces import BLANK, LEVELS, SEVERAL, find_digit, with_what_is_near
 from .raster import (
     CENTRE,
     FIT,
@@ -26,11 +25,12 @@ from .raster import (
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+DOUBTFUL = "doubtful: the net is not sure of it when the image is moved by a pixel"
 OFF_CENTRE = 1.0
 """Pixels. MNIST's digits have their centre of mass within 0.5 of CENTRE, each and every one of the 70,000."""
 
 
-def prepare(image: "Image") -> tuple[np.ndarray, list[str]]:
+def prepare_digit(image: "Image") -> tuple[np.ndarray, list[str]]:
     """An image of any size and mode -> uint8 [28, 28], as MNIST's digits were made, and warnings.
 
     An image of 28 x 28, white on black, is taken as it is; if it is off the middle, it is moved there. Anything else:
@@ -137,7 +137,7 @@ class Found:
 def from_photograph(planes: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """float32 [h, w, c] -> uint8 [28, 28] and warnings.
 
-    The digit is looked for in an overview of the image; what the net sees is then made from a closer look.
+    The digit is looked for in an overview of the image; what the model sees is then made from a closer look.
     """
     found = look(planes)
     if found is None:
@@ -240,8 +240,3 @@ def centred(pixels: np.ndarray) -> np.ndarray:
     )
     out[row : row + ink.shape[0], column : column + ink.shape[1]] = ink
     return out
-
-
-def drawing(pixels: np.ndarray) -> str:
-    """uint8 [28, 28] as 28 lines of text."""
-    return "\n".join("".join(2 * " .:-=+*#%@"[value * 10 // 256] for value in row.tolist()) for row in pixels)

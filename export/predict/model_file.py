@@ -6,22 +6,26 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import PredictError
+from .errors import PredictError, shown
 
 MAX_MODEL_BYTES = 256 * 2**20
 
 OPSETS = range(18, 26)
 OPERATORS = frozenset(
     """
-    Abs Add ArgMax AveragePool BatchNormalization Cast Celu Clip Concat Constant Conv DequantizeLinear Div Dropout
-    Elu Erf Exp Flatten Gather Gelu Gemm GlobalAveragePool GlobalMaxPool GroupNormalization HardSigmoid HardSwish
-    Identity InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mish Mul Neg
-    PRelu Pad Pow QuantizeLinear ReduceMax ReduceMean ReduceSum Relu Reshape Selu Shape Sigmoid Slice Softmax
-    Softplus Sqrt Squeeze Sub Swish Tanh Transpose Unsqueeze
+    Abs Add And ArgMax ArgMin Attention AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat Constant
+    ConstantOfShape Conv ConvTranspose Cos CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp
+    Expand Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool
+    Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization IsInf
+    IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul Max
+    MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow QuantizeLinear RMSNormalization RNN Range Reciprocal ReduceL1
+    ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu
+    Reshape Resize Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Size Slice Softmax Softplus Softsign
+    SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor
     """.split()  # noqa: SIM905 - as a list it would take a line each
 )
-"""What a feed-forward net is made of: no control flow, no functions, nothing that reads files or makes large tensors
-from small numbers."""
+"""What image classifiers are made of: functions of their inputs alone. No control flow, no functions, no sequences,
+nothing random, nothing that reads files. A model can still ask for more memory than there is, as Pad alone could."""
 
 
 def message(data: bytes | int) -> Iterator[tuple[int, Any]]:
@@ -65,7 +69,7 @@ def text(fields: Iterable[tuple[int, Any]], number: int) -> str:
 
 
 def check_model(content: bytes) -> None:
-    """Raises PredictError for an ONNX file with anything in it that a plain net does not need.
+    """Raises PredictError for an ONNX file with anything in it that a classifier does not need.
 
     Reads the wire format itself, so that nothing of a stranger's file is run or allocated before it has been looked at.
     Field numbers: onnx/onnx.proto.
@@ -80,7 +84,7 @@ def check_model(content: bytes) -> None:
     graphs = opsets = 0
     for number, value in message(content):
         if number in (20, 25):
-            raise PredictError("the model carries functions or training information, which no exported net has")
+            raise PredictError("the model carries functions or training information, which no exported model has")
         if number == 8:
             fields = list(message(value))
             domain, versions = text(fields, 1), [version for at, version in fields if at == 2]
@@ -95,7 +99,7 @@ def check_model(content: bytes) -> None:
         graphs += 1
         for part, node in message(value):
             if part == 15:
-                raise PredictError("the model has sparse weights, which no exported net has")
+                raise PredictError("the model has sparse weights, which no exported model has")
             if part == 5:
                 check_tensor(node)
             if part != 1:
@@ -117,6 +121,21 @@ def check_model(content: bytes) -> None:
         raise PredictError("the model is no ONNX file with one graph and one opset")
 
 
+def read_metadata(content: bytes) -> dict[str, str]:
+    """The `metadata_props` of an ONNX file, key -> value. Raises PredictError: malformed, or a key is given twice."""
+    found: dict[str, str] = {}
+    for entry in (value for number, value in message(content) if number == 14):
+        fields = {1: b"", 2: b""} | dict(message(entry))
+        try:
+            key, value = fields[1].decode(), fields[2].decode()
+        except (AttributeError, UnicodeDecodeError):
+            raise PredictError("the model is no ONNX file: its metadata are no text") from None
+        if key in found:
+            raise PredictError(f"the model says its {shown(key[:100])} twice")
+        found[key] = value
+    return found
+
+
 def check_manifest(path: Path, content: bytes) -> None:
     """In a deploy folder parity.json decides: raises PredictError unless it lists the model with this very content."""
     manifest = path.parent / "parity.json"
@@ -126,11 +145,11 @@ def check_manifest(path: Path, content: bytes) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise PredictError(f"{manifest} cannot be read; export the net again") from error
+        raise PredictError(f"{manifest} cannot be read; export the model again") from error
     if listed is None:
         raise PredictError(f"{path} is not listed in {manifest}: it does not belong to this export")
     if listed != hashlib.sha256(content).hexdigest():
-        raise PredictError(f"{path} is not the file that {manifest} proves (SHA-256 differs); export the net again")
+        raise PredictError(f"{path} is not the file that {manifest} proves (SHA-256 differs); export the model again")
 
 
 def read_limited(file: Any, limit: int, name: str) -> bytes:

@@ -9,8 +9,9 @@ import dataclasses
 
 import numpy as np
 
-from .errors import SEVERAL
 from .raster import WORKING, box, dilated, edge_depth, grown, ink_depth, labelled, noise_of, shrunk
+
+BLANK, SEVERAL = "blank: no ink found", "several blobs: the largest was read"
 
 LEVELS = (0.06, 0.09, 0.13, 0.19, 0.27, 0.38, 0.52, 0.7)
 """Depths at which pieces are cut out, as shares of the paper's brightness; each is about 1.4 times the last."""

@@ -1,4 +1,4 @@
-"""What is wrong with a model, an image or an option, and how that is printed."""
+"""What is wrong with a model, an image or an option, and names as a line can show them."""
 
 
 class PredictError(ValueError):

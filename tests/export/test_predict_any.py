@@ -24,6 +24,8 @@ from distmnist.data import prepare as training
 from distmnist.data.dataset import normalise
 from export import predict, predict_folder
 from export.predict import PredictError, Predictor, images, signatures
+from export.predict.description import read_description
+from export.predict.model_file import read_metadata
 
 FIRST_EDITION = Path(__file__).parents[1] / "fixtures/first_edition/export"
 COLOURS = ("red", "green", "blue")
@@ -370,6 +372,22 @@ def test_metadata_given_twice_are_refused() -> None:
     model.metadata_props.add(key="dataset", value="{}")
     with pytest.raises(PredictError, match="twice"):
         Predictor(model.SerializeToString())
+
+
+def test_metadata_with_random_bytes_changed_are_refused_or_still_describe_images() -> None:
+    """No other exception than PredictError comes out, whatever the bytes."""
+    content = onnx.ModelProto(metadata_props=onnx.load_from_string(build()).metadata_props).SerializeToString()
+    draw, refused = np.random.default_rng(0), 0
+    for _ in range(2000):
+        spoilt = bytearray(content)
+        for place in draw.choice(len(content), 2):
+            spoilt[place] = draw.integers(256)
+        try:
+            read_description(read_metadata(bytes(spoilt)))
+        except PredictError as error:
+            refused += 1
+            assert len(str(error).splitlines()) == 1
+    assert 0 < refused < 2000
 
 
 def test_a_logits_file_must_say_its_mean_and_std() -> None:

@@ -1,4 +1,4 @@
-"""How many digits export/predict.py still reads when they are photographed, drawn or saved in each of many styles.
+"""How many digits export/predict/ still reads when they are photographed, drawn or saved in each of many styles.
 
     python -m benchmarks.pictures runs/a --data-dir DIR [--seeds 0 1] [--style NAME ...]     from a clone
     python -m benchmarks.pictures runs/a --data-dir DIR --held-back [--jobs 2]

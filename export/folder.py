@@ -12,7 +12,7 @@ MANIFEST = "parity.json"
 
 
 def digests(folder: Path) -> dict[str, dict[str, str | int]]:
-    """Name -> SHA-256 and size of every file but the manifest, what Python leaves beside predict.py, and hidden files.
+    """Name -> SHA-256 and size of every file but the manifest, what Python leaves beside its modules, and hidden files.
 
     File managers leave hidden ones wherever they look: .DS_Store, ._cnn.onnx.
     """

@@ -20,7 +20,7 @@ from distmnist.machine import versions
 from distmnist.runs.rundir import newer_than_latest, noted_data
 from distmnist.streams import say, warn
 
-from . import folder, gate, parity, provenance, publish, reference
+from . import folder, gate, parity, predict_folder, provenance, publish, reference
 from .formats import int8, onnx_file, torchscript
 from .opsets import DEFAULT_OPSET
 from .record import ExportedModel, Manifest, Measured, Report
@@ -68,8 +68,7 @@ def export(path: Path, output: Path | None, data_dir: Path | None, opset: int, q
         for trained in nets:
             write(staged, trained, metadata[trained.name], asked[trained.name][0], without)
             without |= write_int8(staged, trained.name, asked[trained.name][0], dataset, quantised)
-        here = Path(__file__).parent
-        (staged / "predict.py").write_bytes((here / "predict.py").read_bytes())
+        predict_folder.write(staged)
         (staged / "requirements.txt").write_text(requirements(opset))
         report, failures = prove(staged, nets, asked, metadata, dataset, without)
         if failures:

@@ -1,4 +1,4 @@
-"""The ONNX opsets that an export may have. export/predict.py, which stands alone, has them once more."""
+"""The ONNX opsets that an export may have. export/predict/, which stands alone, has them once more."""
 
 OPSETS = range(18, 26)
 """torch's exporter writes 18 itself and its converter reaches 25; below and above it silently keeps another opset."""

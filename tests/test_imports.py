@@ -41,7 +41,7 @@ def modules() -> dict[str, Path]:
     """Name without "distmnist." -> file, of the package and of export/, which is distmnist.export."""
     found = {".".join(path.relative_to(ROOT / "distmnist").with_suffix("").parts): path
              for path in (ROOT / "distmnist").rglob("*.py") if path.parent.name != "export"}  # fmt: skip
-    found |= {f"export.{path.stem}": path for path in (ROOT / "export").rglob("*.py")}
+    found |= {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / "export").rglob("*.py")}
     return found
 
 

@@ -17,7 +17,7 @@ from distmnist.data.dataset import LabelledImages
 from distmnist.seeds import generator
 
 from .. import parity
-from ..predict import SIGNATURES, PredictError, check_model, signature
+from ..predict import PredictError, check_model, signature, signatures
 from ..record import Int8Figures
 from ..reference import Case
 
@@ -112,8 +112,10 @@ def measure(content: bytes, digits: Case, truth: np.ndarray) -> Int8Figures:
     agree, right = [], []
     for level in parity.LEVELS:
         session = parity.session(content, level)
-        if signature(session) != SIGNATURES["logits"]:
-            raise ValueError(f"inputs and outputs are {signature(session)}, not {SIGNATURES['logits']}")
+        if signature(session) != signatures((1, 28, 28), 10)["logits"]:
+            raise ValueError(
+                f"inputs and outputs are {signature(session)}, not {signatures((1, 28, 28), 10)['logits']}"
+            )
         logits = parity.answers(parity.onnx_runner(session, "logits"), digits, BATCH)["logits"]
         if not np.isfinite(logits).all():
             raise ValueError("logits are not finite")

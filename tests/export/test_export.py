@@ -45,7 +45,10 @@ def test_an_export_holds_the_promised_files(exported: Path) -> None:
     files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
     per_net = ("{}.onnx", "{}.pixels.onnx", "{}.torchscript.pt")
     per_net += ("{}/test_data_set_0/input_0.pb", "{}/test_data_set_0/output_0.pb")
-    assert files == {name.format(net) for name in per_net for net in ("mlp", "cnn")} | {
+    modules = {f"predict/{path.name}" for path in (ROOT / "export/predict").glob("*.py")} | {"predict/prepare.py"}
+    assert {"predict/__init__.py", "predict/__main__.py"} < modules
+    files = {name for name in files if "__pycache__" not in name}
+    assert files == modules | {name.format(net) for name in per_net for net in ("mlp", "cnn")} | {
         "parity.json",
         "predict.py",
         "requirements.txt",

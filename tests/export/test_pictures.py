@@ -1,4 +1,4 @@
-"""`export/predict.py` on pictures people make: a digit is found among paper, tables, printed lines and boxes.
+"""`export/predict/` on pictures people make: a digit is found among paper, tables, printed lines and boxes.
 
 A few styles and digits; benchmarks/pictures.py measures all of them on MNIST with a fully trained net.
 """
@@ -99,16 +99,16 @@ def test_a_sheet_on_a_table_is_not_taken_for_ink(sample_digits) -> None:
         picture[top : top + 120, left : left + 160] = 235
         row, column = top + 30, left + 70
         picture[row : row + shape.shape[0], column : column + shape.shape[1]] -= 190 * shape
-        pixels, warnings = predict.prepare(Image.fromarray(picture.astype(np.uint8)))
-        alone, _ = predict.prepare(Image.fromarray((235 - 190 * np.pad(shape, 60)).astype(np.uint8)))
+        pixels, warnings = predict.prepare_digit(Image.fromarray(picture.astype(np.uint8)))
+        alone, _ = predict.prepare_digit(Image.fromarray((235 - 190 * np.pad(shape, 60)).astype(np.uint8)))
         assert warnings == []
         assert np.abs(pixels.astype(int) - alone).mean() < 6
 
 
 def test_a_printed_box_is_not_what_the_net_sees(sample_digits) -> None:
     for image in sample_digits[0][:8]:
-        pixels, warnings = predict.prepare(predict.open_image(in_a_box(image, np.random.default_rng(0))))
-        alone, _ = predict.prepare(Image.fromarray(np.uint8(235 - 190 * np.pad(enlarged(image, 80), 40))))
+        pixels, warnings = predict.prepare_digit(predict.open_digit(in_a_box(image, np.random.default_rng(0))))
+        alone, _ = predict.prepare_digit(Image.fromarray(np.uint8(235 - 190 * np.pad(enlarged(image, 80), 40))))
         assert warnings == []
         assert np.abs(pixels.astype(int) - alone).mean() < 12
 
@@ -120,7 +120,8 @@ def test_a_crop_without_any_margin_is_ink_on_paper_and_not_the_reverse(light: bo
     for image in images[labels == 0][:6]:
         shapes = enlarged(image, 120), np.pad(enlarged(image, 120), 60)
         seen = [
-            predict.prepare(Image.fromarray(np.uint8(255 * (s if light else 1 - s))))[0].astype(int) for s in shapes
+            predict.prepare_digit(Image.fromarray(np.uint8(255 * (s if light else 1 - s))))[0].astype(int)
+            for s in shapes
         ]
         assert np.abs(seen[0] - seen[1]).mean() < 30  # of its negative: 50 and more
 

@@ -1,6 +1,6 @@
 """Digits as people photograph, draw and save them: each style makes an image file of one digit, uint8 [28, 28].
 
-`STYLES` is what export/predict.py is measured on, by benchmarks/pictures.py; `FIRST` are those of the first edition.
+`STYLES` is what export/predict/ is measured on, by benchmarks/pictures.py; `FIRST` are those of the first edition.
 A style draws sizes, places, colours and noise from the generator that it is given, within what its docstring says.
 """
 

@@ -96,7 +96,7 @@ def test_predict_takes_a_file_of_such_a_drawing_as_a_drawing() -> None:
     """Digits and strokes of the page's pen, 13 of 160 pixels wide: saved and given to predict, the same pixels."""
     draw = np.random.default_rng(1)
     for sheet in drawings()[4:28]:
-        pixels, remarks = predict.prepare(Image.fromarray(sheet))
+        pixels, remarks = predict.prepare_digit(Image.fromarray(sheet))
         expected, told = predict.from_drawing(sheet.astype(np.float32) / 255)
         assert (pixels == expected).all()
         assert remarks == told
@@ -104,7 +104,7 @@ def test_predict_takes_a_file_of_such_a_drawing_as_a_drawing() -> None:
         page = Image.new("L", (160, 160))
         points = [tuple(point) for point in draw.integers(10, 150, (4, 2)).tolist()]
         ImageDraw.Draw(page).line(points, fill=255, width=13, joint="curve")
-        pixels, _ = predict.prepare(page)
+        pixels, _ = predict.prepare_digit(page)
         assert (pixels == predict.from_drawing(np.asarray(page, np.float32) / 255)[0]).all()
 
 

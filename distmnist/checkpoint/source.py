@@ -35,9 +35,8 @@ T = TypeVar("T")
 class Trained:
     """One net as it was trained: in evaluation mode, float32, on the CPU.
 
-    name: as summary.json has it, where options["model"] is that of --model; options: those that changed the result, by
-    name; dataset: what it was trained on; result: the figures of
-    summary.json, None if training was interrupted.
+    name: as in summary.json, where options["model"] is as in --model; options: those that changed the result, by name;
+    dataset: what it was trained on; result: the figures of summary.json, None if training was interrupted.
     """
 
     name: str
@@ -71,14 +70,14 @@ def load(path: Path, model: str | None = None, model_args: str | None = None) ->
         raise UsageError(f"{path} holds no checkpoint (<model>/{storage.LAST}); train one with distmnist.train")
     nets: dict[str, Trained] = {}
     found: list[Json] = []
-    warnings = []
+    warnings, left_out = [], []
     for folder in folders:
         checkpoint, trouble = load_newest(folder)
         if trouble:
             warnings.append(trouble)
         found.append(checkpoint.config.get("model"))
         if len(folders) > 1 and is_custom(found[-1]) and found[-1] != model:
-            warnings.append(f"left out: {not_typed(found[-1], folder)}")
+            left_out.append(not_typed(found[-1], folder))
             continue
         typed = (model, model_args) if found[-1] == model or len(folders) == 1 else (None, None)
         trained = from_checkpoint(checkpoint, folder, *typed)
@@ -88,7 +87,8 @@ def load(path: Path, model: str | None = None, model_args: str | None = None) ->
     if model is not None and model not in found:
         raise UsageError(f"{path} holds {some(list(map(str, found)))}, not {model}; correct --model, or leave it out")
     if not nets:
-        raise UsageError(f"{path} holds custom models alone: {warnings[0].removeprefix('left out: ')}")
+        raise UsageError(left_out[0])
+    warnings += [f"left out: {reason}" for reason in left_out]
     return sorted(nets.values(), key=lambda trained: [*MODELS, trained.name].index(trained.name)), warnings
 
 

@@ -19,11 +19,12 @@ LEVELS = (
     {"training"},
     {"runs"},
     {"train", "evaluate", "study", "sweep", "report", "doctor", "export"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 )
 """Parts of the package, from the bottom. A part may import itself and those below it; a command no other command."""
 LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
-COMMANDS = LEVELS[-2]
+COMMANDS = LEVELS[-3]
 BELOW_FAST = LEVEL_OF["training"]
 """fast/ may import what training may, and training's protocols."""
 SELECTOR = "training.parts"

@@ -40,22 +40,21 @@ def load_for(
     Raises UsageError, one line: images that cannot be read or have another shape, none at all, and a class that the
     model does not know.
     """
+    if is_own(data) and not is_function(data) and not data.lower().endswith(".npz"):
+        return from_files(facts, expand(data), say, progress)
     if not is_own(data):
         known.provide(data, directory, True, say)
         found = known.load(data, directory)
-        say(f"evaluating the {len(found.test):,} test images of {found.name}")
-        return with_arrays(facts, found.name, found.origin, found.class_names, found.test.images, found.test.labels)
-    if is_function(data) or data.lower().endswith(".npz"):
+        names, images, labels = found.class_names, found.test.images, found.test.labels
+        name, origin = found.name, found.origin
+    else:
         path = expand(data)
-        names, (images, labels) = (
-            call_function(data, test_from_mapping) if is_function(data) else read_npz(path, test_from_mapping)
-        )
-        name, origin = (data, data) if is_function(data) else (path.stem, str(path))
-        say(f"evaluating the {len(labels):,} test images of {shown(origin)}")
-        return with_arrays(
-            facts, own_name(name), shown(origin), names, torch.from_numpy(images), torch.from_numpy(labels)
-        )
-    return from_files(facts, expand(data), say, progress)
+        names, part = call_function(data, test_from_mapping) if is_function(data) else read_npz(path, test_from_mapping)
+        images, labels = map(torch.from_numpy, part)
+        name, origin = own_name(data if is_function(data) else path.stem), shown(data if is_function(data) else path)
+    dataset = with_arrays(facts, name, origin, names, images, labels)
+    say(f"evaluating the {len(labels):,} test images of {name if not is_own(data) else origin}")
+    return dataset
 
 
 def with_arrays(
@@ -95,11 +94,6 @@ def from_files(
     files = sorted(found[split])
     for note in notes:
         say(note)
-    say(
-        f"evaluating the {len(files):,} {split} images of {shown(path)}"
-        if split
-        else f"evaluating all {len(files):,} images of {shown(path)}"
-    )
     index = numbers_of(facts, shown(path), [file.class_name for file in files])
     entries = [Entry(file.path, file.name, index[file.class_name]) for file in files]
     memory, outcomes = decode_entries(path, entries, preparation_of(facts), True, progress)
@@ -107,6 +101,8 @@ def from_files(
         raise unusable(problems, len(entries), "", say)
     labels = torch.tensor([entry.label for entry in entries])
     name = path.resolve().stem if path.suffix.lower() == ".csv" else path.resolve().name
+    which = f"the {len(files):,} {split}" if split else f"all {len(files):,}"
+    say(f"evaluating {which} images of {shown(path)}")
     return as_test_set(facts, own_name(name), shown(path), memory.images, labels, f"Pillow {PIL.__version__}")
 
 

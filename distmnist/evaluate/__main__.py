@@ -32,8 +32,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--data",
         metavar="DATA",
-        help="other labelled images: a folder of class folders, a .csv or .npz file, package.module:function, or a known"
-        " data set; classes are matched by name (default: the test images of the training)",
+        help="other labelled images: a folder of class folders, a .csv or .npz file, package.module:function, or a"
+        " known data set; classes are matched by name (default: the test images of the training)",
     )
     parser.add_argument(
         "--data-dir",

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from distmnist import streams
 from distmnist.config import RunOptions
 from distmnist.console import Log
@@ -16,6 +18,8 @@ from distmnist.data.labelled import load_for
 from distmnist.errors import RunError, UsageError
 from distmnist.evaluate import models
 from distmnist.evaluate.figures import lines, to_json
+from distmnist.machine import usable_cores
+from distmnist.runs.records import RunSummary, read
 from distmnist.runs.rundir import newer_than_latest, noted_data
 from distmnist.training.evaluation import Evaluation
 
@@ -32,6 +36,8 @@ def run(
         warnings = [*warnings, f"{path} is a directory, not a link to the newest run, which is {newer}"]
     for warning in warnings:
         streams.warn(warning)
+    if threads := threads_of(path):
+        torch.set_num_threads(min(threads, usable_cores()))
     dataset = find_images(path, found, data, data_dir, as_json)
     evaluations = {one.name: one.evaluate(dataset.test) for one in found}
     for name, evaluation in evaluations.items():
@@ -42,6 +48,20 @@ def run(
     else:
         for line in lines(evaluations, dataset.class_names):
             streams.say(line)
+
+
+def threads_of(path: Path) -> int | None:
+    """With how many threads the run was trained that `path` is part of: with another number sums are rounded otherwise.
+
+    None if it does not say.
+    """
+    path = path.resolve()
+    for folder in (path, *path.parents[:2]):
+        try:
+            return max(1, read(folder / "summary.json", RunSummary).threads)
+        except (UsageError, FileNotFoundError):
+            continue  # another program's, or none
+    return None
 
 
 def find_images(

@@ -56,6 +56,16 @@ def test_the_exit_code_of_the_verb_is_that_of_the_program(tmp_path):
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("distmnist: --lr nan must be")
 
 
+def test_training_ends_the_process_at_once_as_by_its_own_name(tmp_path):
+    code = "import atexit; from distmnist.cli import command; atexit.register(print, 'at exit'); command()"
+    (tmp_path / "witness.py").write_text(code)
+    for verb, left in (("train", ""), ("report", "at exit\n")):
+        command = [sys.executable, "witness.py", verb, "--fly"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout) == (2, left), done.stderr
+
+
 @pytest.mark.parametrize(("rank", "shown"), [("0", True), ("1", False)])
 def test_of_several_ranks_only_the_first_shows_the_help(monkeypatch, capsys, rank, shown):
     for name, value in {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}.items():

@@ -13,6 +13,7 @@ from distmnist import commandline, train
 from distmnist.config import RunOptions, from_json
 from distmnist.doctor import __main__ as doctor
 from distmnist.errors import UsageError
+from distmnist.evaluate import __main__ as evaluate
 from distmnist.report import __main__ as report
 from distmnist.study import __main__ as study
 from distmnist.sweep import __main__ as sweep
@@ -32,6 +33,8 @@ ROOT = Path(__file__).parents[1]
         *((report.main, ["run", option, ""], option) for option in ("--output", "--data-dir")),
         *((export.main, ["run", option, ""], option) for option in ("--output", "--data-dir", "--verify")),
         (report.main, [""], "RUN"),
+        (evaluate.main, [""], "RUN|CHECKPOINT|MODEL.onnx"),
+        (evaluate.main, ["run", "--data-dir", ""], "--data-dir"),
         (export.main, [""], "RUN_OR_CHECKPOINT"),
         (predict.main, ["", "1.png"], "MODEL.onnx"),
         (predict.main, ["a.onnx", ""], "IMAGE"),
@@ -133,7 +136,7 @@ def test_each_place_runs_its_own_code(tmp_path, where, request):
     assert Path(found.stdout.strip()).is_relative_to(place)
 
 
-@pytest.mark.parametrize("module", ["distmnist.export", "distmnist.export.predict"])
+@pytest.mark.parametrize("module", ["distmnist.export", "distmnist.export.predict", "distmnist"])
 def test_the_export_has_one_name_in_a_clone_and_installed(tmp_path, module, installed):
     answers = [shell(f"python -m {module} --help", tmp_path, PYTHONPATH=str(place)) for place in (ROOT, installed)]
     assert answers[0].returncode == 0 and answers[0].stdout == answers[1].stdout != ""

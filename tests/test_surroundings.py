@@ -16,6 +16,7 @@ from test_command import ENDLESS, PLAIN, resume_in_this_process, started, wait_f
 
 from distmnist import commandline, train
 from distmnist.doctor import __main__ as doctor
+from distmnist.evaluate import __main__ as evaluate
 from distmnist.report import __main__ as report
 from distmnist.runs import pool
 from distmnist.study import __main__ as study
@@ -24,7 +25,7 @@ from distmnist.training.requests import Request, Signals
 from export import __main__ as export
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = [train.main, study.main, sweep.main, report.main, doctor.main, export.main]
+COMMANDS = [train.main, evaluate.main, study.main, sweep.main, report.main, doctor.main, export.main]
 
 
 def python(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:

@@ -1,9 +1,10 @@
 """A data set in arrays: those of an npz file, or those that a function of the user's returns."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from distmnist.text import shown, some
 
 STYLES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
 """How the images and the labels of a split are called in Keras' mnist.npz, and in MedMNIST's files."""
+
+T = TypeVar("T")
 
 Part = tuple[np.ndarray, np.ndarray]
 """Images and labels of one split, see `Arrays`."""
@@ -39,13 +42,18 @@ def load_npz(path: Path) -> Arrays:
 
     Raises UsageError, too, for a file that cannot be read as npz.
     """
+    return read_npz(path, from_mapping)
+
+
+def read_npz(path: Path, read: Callable[[str, Mapping[str, object]], T]) -> T:
+    """What `read` makes of the name and the arrays of an npz file. Raises UsageError: see `load_npz`."""
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
                 raise UsageError(f"{shown(path)} is not an npz file; write one with numpy.savez")
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
-                return from_mapping(shown(path), arrays)
+                return read(shown(path), arrays)
     except UsageError:
         raise
     except OSError as error:
@@ -61,6 +69,11 @@ def load_function(spec: str) -> Arrays:
 
     Raises UsageError, too, if there is no such function, or if it raises.
     """
+    return call_function(spec, from_mapping)
+
+
+def call_function(spec: str, read: Callable[[str, Mapping[str, object]], T]) -> T:
+    """What `read` makes of the arrays that the function returns. Raises UsageError: see `load_function`."""
     function = import_callable("--data", spec)
     try:
         arrays = function()
@@ -71,7 +84,7 @@ def load_function(spec: str) -> Arrays:
             f"--data {shown(spec)} returned an object of type {type(arrays).__name__}; return a dict of train_images,"
             " train_labels, test_images and test_labels"
         )
-    return from_mapping(f"--data {shown(spec)}", arrays)
+    return read(f"--data {shown(spec)}", arrays)
 
 
 def from_mapping(source: str, arrays: Mapping[str, object]) -> Arrays:
@@ -116,6 +129,26 @@ def from_mapping(source: str, arrays: Mapping[str, object]) -> Arrays:
         _class_names(source, arrays, len(classes)) if "class_names" in arrays else map(str, range(len(classes)))
     )
     return Arrays(tuple(class_names), parts["train"], parts.get("val"), parts["test"])
+
+
+def test_from_mapping(source: str, arrays: Mapping[str, object]) -> tuple[tuple[str, ...], Part]:
+    """The class names and the test images in named arrays, which need no others: see `from_mapping`.
+
+    Without class_names the classes are called by their numbers. Raises UsageError.
+    """
+    styles = [style for style in STYLES if style[0].format("test") in arrays]
+    if len(styles) != 1:
+        problem = "both" if styles else f"neither among its arrays {some([str(name) for name in arrays])}"
+        raise UsageError(f"{source} must have either x_test or test_images, and has {problem}; rename its arrays")
+    image_name, label_name = (pattern.format("test") for pattern in styles[0])
+    images, labels = _part(source, arrays, image_name, label_name)
+    highest = int(labels.max())
+    if "class_names" not in arrays:
+        return tuple(map(str, range(highest + 1))), (images, labels)
+    names = _class_names(source, arrays, len(_array(source, arrays, "class_names")))
+    if highest >= len(names):
+        raise UsageError(f"{source}: {label_name} has the class {highest}, and class_names has {len(names)}; add names")
+    return tuple(names), (images, labels)
 
 
 def _part(source: str, arrays: Mapping[str, object], image_name: str, label_name: str) -> Part:

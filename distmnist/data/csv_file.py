@@ -6,19 +6,27 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from distmnist.data.listing import SPLITS, ImageFile, Listing, make_listing, objection
+from distmnist.data.listing import SPLITS, UNSPLIT, Found, ImageFile, Listing, make_listing, objection
 from distmnist.errors import UsageError
 from distmnist.text import shown, some
 
 
 def list_csv(path: Path, test_fraction: float = 0.2) -> Listing:
+    """The images in a CSV file: see `find_in_csv`. If none has a split, see `falls_in_test`.
+
+    Raises UsageError: what `find_in_csv` and `make_listing` refuse.
+    """
+    return make_listing(path, find_in_csv(path), test_fraction, [])
+
+
+def find_in_csv(path: Path) -> Found:
     """The images in a CSV file, UTF-8, with the columns path and label, and perhaps split. Others are ignored.
 
     Paths are relative to the CSV file's folder. Labels are class names. Either each image has a split (see `SPLITS`),
-    or none has: then see `falls_in_test`. White space around a cell is removed.
+    or none has. White space around a cell is removed.
 
     Raises UsageError with line numbers: not CSV, or without the columns; a row of another length than the header;
-    no path, label or split; an unknown split; a path twice; a file that cannot be read; what `make_listing` refuses.
+    no path, label or split; an unknown split; a path twice; a file that cannot be read.
     """
     rows = _rows(path)
     line, header = next(rows, (1, []))
@@ -45,17 +53,18 @@ def list_csv(path: Path, test_fraction: float = 0.2) -> Listing:
             problem = f"{image.name} again, as {image.class_name} after {first[key]}"
         else:
             problem = (reason := objection(image.path)) and f"{image.name}: {reason}"
-            found[SPLITS.get(row["split"].lower(), "")].append(image)
+            found[SPLITS.get(row["split"].lower(), UNSPLIT)].append(image)
             first[key] = f"{image.class_name} on line {line}"
         if problem:
             problems.append(f"line {line}: {problem}")
     if problems:
         raise UsageError(f"{shown(path)}, {some(problems)}; correct the file")
-    if "" in found and len(found) > 1:
+    if UNSPLIT in found and len(found) > 1:
         raise UsageError(
-            f"{shown(path)}: no split for {some([image.name for image in found['']])}; give every image one, or none"
+            f"{shown(path)}: no split for {some([image.name for image in found[UNSPLIT]])}; give every image one, or"
+            " none"
         )
-    return make_listing(path, {split or "train": images for split, images in found.items()}, test_fraction, [])
+    return found
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

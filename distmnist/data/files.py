@@ -130,18 +130,25 @@ def report_problems(
     entries: Sequence[Entry], outcomes: Sequence[Outcome], on_error: str, say: Callable[[str], None]
 ) -> int:
     """How many files are to be skipped. Raises UsageError if they are not; all of them are said then, a line each."""
-    problems = [f"{entry.path} {one.problem}" for entry, one in zip(entries, outcomes, strict=True) if one.problem]
-    if not problems:
-        return 0
-    count = f"{len(problems):,} of {len(entries):,} image files"
-    if on_error == "stop":
-        for problem in problems if len(problems) > SOME else []:
-            say(shown(problem))
-        raise UsageError(
-            f"{count} cannot be used: {some(problems)}; repair or remove them, or leave them out with --on-error skip"
-        )
-    say(f"{count} are skipped: {some(problems)}")
+    problems = problems_of(entries, outcomes)
+    if problems and on_error == "stop":
+        raise unusable(problems, len(entries), ", or leave them out with --on-error skip", say)
+    if problems:
+        say(f"{len(problems):,} of {len(entries):,} image files are skipped: {some(problems)}")
     return len(problems)
+
+
+def problems_of(entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> list[str]:
+    """Each file that cannot be decoded, and why."""
+    return [f"{entry.path} {one.problem}" for entry, one in zip(entries, outcomes, strict=True) if one.problem]
+
+
+def unusable(problems: Sequence[str], files: int, advice: str, say: Callable[[str], None]) -> UsageError:
+    """The error for files that cannot be decoded; where they are many, all are said, a line each."""
+    for problem in problems if len(problems) > SOME else []:
+        say(shown(problem))
+    count = f"{len(problems):,} of {files:,} image files"
+    return UsageError(f"{count} cannot be used: {some(problems)}; repair or remove them{advice}")
 
 
 def split_up(listing: Listing, outcomes: Sequence[Outcome], images: Tensor) -> dict[str, Split]:

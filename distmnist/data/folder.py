@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distmnist.data.listing import SPLITS, ImageFile, Listing, make_listing, objection
+from distmnist.data.listing import SPLITS, UNSPLIT, Found, ImageFile, Listing, make_listing, objection
 from distmnist.errors import UsageError
 from distmnist.text import shown, some
 
@@ -27,15 +27,24 @@ NO_IMAGE = re.compile(
 def list_directory(root: Path, test_fraction: float = 0.2) -> Listing:
     """The images in the class folders of `root`, or in those of its folders train, val and test: see `SPLITS`.
 
+    Without a test set, the validation set is the test set; without either, see `falls_in_test`. Raises UsageError: what
+    `find_in_folder` and `make_listing` refuse.
+    """
+    found, notes = find_in_folder(root)
+    return make_listing(root, found, test_fraction, notes)
+
+
+def find_in_folder(root: Path) -> tuple[Found, list[str]]:
+    """The images of each split, and lines to tell the user once.
+
     A file at any depth below a class folder belongs to that class. Links are followed. Empty folders count as absent.
-    Without a test set, the validation set is the test set; without either, see `falls_in_test`.
 
     Raises UsageError: a file or folder that cannot be read; an image without a class folder; a split twice; a split
-    folder beside class folders or inside one; a link to a folder that contains it; and what `make_listing` refuses.
+    folder beside class folders or inside one; a link to a folder that contains it.
     """
     walk = _Walk(root)
     folders = walk.class_folders(root)
-    found: dict[str, list[ImageFile]] = {}
+    found: Found = {}
     for folder in folders:
         if split := SPLITS.get(folder.name.lower()):
             if split in found:
@@ -51,7 +60,7 @@ def list_directory(root: Path, test_fraction: float = 0.2) -> Listing:
         raise UsageError(
             f"cannot read {some(walk.problems)}; repair or remove it, or choose another folder with --data"
         )
-    return make_listing(root, found or {"train": rest}, test_fraction, walk.notes())
+    return found or {UNSPLIT: rest}, walk.notes()
 
 
 class _Walk:

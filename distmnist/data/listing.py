@@ -19,6 +19,9 @@ SPLITS = {"val": "validation", "valid": "validation", "validation": "validation"
 SPLITS |= {"train": "train", "training": "train", "test": "test", "testing": "test"}
 """Name of a folder, or value in a CSV's column split, in lower case -> split. Never the name of a class folder."""
 
+UNSPLIT = ""
+"""The split of images that have none."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -51,8 +54,12 @@ class ImageFile(NamedTuple):
     class_name: str
 
 
-def make_listing(source: Path, found: dict[str, list[ImageFile]], test_fraction: float, notes: list[str]) -> Listing:
-    """found: split -> images, in any order.
+Found = dict[str, list[ImageFile]]
+"""Split -> its images, in any order."""
+
+
+def make_listing(source: Path, found: Found, test_fraction: float, notes: list[str]) -> Listing:
+    """found: images without a split are training images, as far as they do not fall in the test set.
 
     Raises UsageError: a fraction that is not between 0 and 1; no images to train on; one class; class names that do not
     fit on a line; a class that only validation or test has; one that `falls_in_test` leaves without one of its sides.
@@ -60,7 +67,7 @@ def make_listing(source: Path, found: dict[str, list[ImageFile]], test_fraction:
     where = shown(source)
     if not 0 < test_fraction < 1:
         raise UsageError(f"--test-fraction {test_fraction} is not between 0 and 1; choose 0.2, for example")
-    splits = {split: sorted(images) for split, images in found.items() if images}
+    splits = {split or "train": sorted(images) for split, images in found.items() if images}
     if "train" not in splits:
         kind = "training images" if splits else "images"
         raise UsageError(f"{where} has no {kind}; add some, or choose a folder of class folders or a CSV with --data")

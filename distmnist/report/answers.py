@@ -16,6 +16,7 @@ from distmnist.models.inference import batch_size
 from distmnist.report.reading import Material, Net
 from distmnist.runs.records import McNemar
 from distmnist.runs.significance import LEVEL, mcnemar
+from distmnist.training.evaluation import ClassFigures, Confused
 
 BINS = 10
 """Of equal width, as the expected calibration error is usually given (Guo et al., 2017)."""
@@ -23,27 +24,6 @@ BINS = 10
 TOLERATED = 0.001
 """Share of the test images that this machine may predict otherwise than the one that evaluated: another processor's
 rounding moves an image or two of 10,000. More, and the predictions are of another model."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassFigures:
-    """Of one class: its index, its test images, and the shares, from 0 to 1."""
-
-    index: int
-    images: int
-    precision: float
-    recall: float
-    f1: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Confused:
-    """Images of one class that were predicted as another; share: of all images of their class."""
-
-    label: int
-    prediction: int
-    images: int
-    share: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +50,7 @@ class Shown:
 
     def classes(self) -> list[ClassFigures]:
         """Of every class, the worst F1 first; last those without test images."""
-        found = self.net.evaluation
-        images = found.confusion.sum(1).tolist()
-        figures = zip(range(found.classes), images, found.precision, found.recall, found.f1, strict=True)
-        return sorted((ClassFigures(*one) for one in figures), key=lambda one: (not one.images, one.f1))
+        return self.net.evaluation.by_class()
 
     def macro_f1(self) -> float:
         """The mean F1 of the classes that have test images."""
@@ -81,16 +58,7 @@ class Shown:
 
     def confused(self, count: int) -> list[Confused]:
         """The most confused pairs of classes: those with the most images."""
-        confusion = self.net.evaluation.confusion
-        images = confusion.sum(1)
-        mistakes = confusion - confusion.diagonal().diag()
-        cells = mistakes.flatten().argsort(descending=True, stable=True)[:count].tolist()
-        pairs = [divmod(cell, len(mistakes)) for cell in cells]
-        return [
-            Confused(label, other, int(wrong), float(wrong / images[label]))
-            for label, other in pairs
-            if (wrong := mistakes[label, other])
-        ]
+        return self.net.evaluation.most_confused(count)
 
     def calibration(self) -> list[dict[str, float]]:
         """The bins that hold images: count, mean confidence, accuracy and its 95 % interval (Wilson).

@@ -17,6 +17,27 @@ PUBLISHED_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassFigures:
+    """Of one class: its index, its test images, and the shares, from 0 to 1."""
+
+    index: int
+    images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Confused:
+    """Images of one class that were predicted as another; share: of all images of their class."""
+
+    label: int
+    prediction: int
+    images: int
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """predictions, labels: int64 [n]; losses: float32 [n], cross entropies in nats. In the data set's order, on CPU.
 
@@ -83,6 +104,25 @@ class Evaluation:
         """The mean recall of the classes that have images."""
         images = self.confusion.sum(1)
         return float((self._right / images)[images > 0].mean())
+
+    def by_class(self) -> list[ClassFigures]:
+        """Of every class, the worst F1 first; last those without images."""
+        images = self.confusion.sum(1).tolist()
+        figures = zip(range(self.classes), images, self.precision, self.recall, self.f1, strict=True)
+        return sorted((ClassFigures(*one) for one in figures), key=lambda one: (not one.images, one.f1))
+
+    def most_confused(self, count: int) -> list[Confused]:
+        """The most confused pairs of classes, `count` at most: those with the most images."""
+        confusion = self.confusion
+        images = confusion.sum(1)
+        mistakes = confusion - confusion.diagonal().diag()
+        cells = mistakes.flatten().argsort(descending=True, stable=True)[:count].tolist()
+        pairs = [divmod(cell, len(mistakes)) for cell in cells]
+        return [
+            Confused(label, other, int(wrong), float(wrong / images[label]))
+            for label, other in pairs
+            if (wrong := mistakes[label, other])
+        ]
 
     @property
     def _right(self) -> torch.Tensor:

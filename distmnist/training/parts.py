@@ -45,27 +45,42 @@ def choose_parts(
     call it themselves; unused: names of parameters that get no gradient. Models of the user's own are trained in plain
     PyTorch: what fast/ saves a step is nothing beside what larger models take. It knows no micro-batches, either.
     """
-    plain = config.fast == "off" or is_custom(config.model) or config.micro_batch_size > 0 or bool(config.freeze)
-    if plain or not fast_is_there():
-        net = model.to(memory_format=torch.channels_last)  # what tensor cores want, and oneDNN under autocast
+    net, replacement = choose_forward(model, config, world.device, amp)
+    if is_plain(config):
         optimizer = build_optimizer(model.parameters(), config)
         micro_batches = config.micro_batch_size > 0
         gradients = build_gradients(net, world, config.virtual_ranks, classes, unused, micro_batches)
         return Parts(net, optimizer, gradients)
 
-    from distmnist.fast.forward import select_forward
     from distmnist.fast.gradients import build_fast_gradients
     from distmnist.fast.optimizer import build_fused_optimizer
     from distmnist.fast.step import fast_step
 
-    names = ["autograd engine", "fused optimizer kernel"]
-    faster = select_forward(model, world.device, amp)
-    if faster:
-        names.append(faster.name)
-    net = faster or model.to(memory_format=torch.channels_last)
+    names = ["autograd engine", "fused optimizer kernel", *([replacement] if replacement else [])]
     fused = build_fused_optimizer(model.parameters(), config)
     fast_gradients = build_fast_gradients(net, world, config.virtual_ranks, loss)
     return Parts(net, fused, fast_gradients, fast_step, (*names, *fast_gradients.replacements))
+
+
+def is_plain(config: TrainConfig) -> bool:
+    """Whether a model is trained in plain PyTorch alone."""
+    plain = config.fast == "off" or is_custom(config.model) or config.micro_batch_size > 0 or bool(config.freeze)
+    return plain or not fast_is_there()
+
+
+def choose_forward(
+    model: nn.Module, config: TrainConfig, device: torch.device, amp: str
+) -> tuple[nn.Module, str | None]:
+    """What computes the logits of `model`, in training and in evaluation; and what it is, unless plain PyTorch.
+
+    Whoever evaluates the model with it gets the figures that the training had, bit for bit.
+    """
+    if not is_plain(config):
+        from distmnist.fast.forward import select_forward
+
+        if faster := select_forward(model, device, amp):
+            return faster, faster.name
+    return model.to(memory_format=torch.channels_last), None  # what tensor cores want, and oneDNN under autocast
 
 
 def fast_is_there() -> bool:

@@ -194,15 +194,31 @@ def test_a_checkpoint_of_another_model_is_refused_at_a_resume(run):
 
 def test_checkpoints_are_read_without_an_import_and_the_others_beside_them(trap):
     (mlp,), (warning,) = source.load(Path("a"))
-    assert mlp.name == "mlp" and "holds trap:plain, a model of your own" in warning and "left out" in warning
+    assert mlp.name == "mlp" and "left out: a/plain holds trap:plain, a custom model; add --model trap:plain" in warning
     for path in ("a/plain", "a/plain/last.pt"):
-        with pytest.raises(UsageError, match="trap:plain, a model of your own, and only mlp and cnn can be exported"):
+        with pytest.raises(UsageError, match="add --model trap:plain, because no file of a run chooses"):
             source.load(Path(path))
+    for path in ("a", "a/plain"):
+        with pytest.raises(UsageError, match=r"holds .*trap:plain, not mine:plain"):
+            source.load(Path(path), "mine:plain")
     shutil.rmtree("a/mlp")
     shutil.copytree("a/plain", "a/again")
-    with pytest.raises(UsageError, match="only mlp and cnn can be exported so far"):
+    with pytest.raises(UsageError, match="add --model trap:plain"):
         source.load(Path("a"))
     assert not trap.exists()
+
+
+def test_a_model_that_is_typed_is_built_with_its_own_arguments_beside_the_others(run):
+    options = ("--model=mlp,mine:Net", "--model-args=width=5", "--output=a", "--max-steps=2")
+    assert run(*options)[0] == 0
+    (mlp, own), warnings = source.load(Path("a"), "mine:Net")
+    assert (mlp.name, own.name, warnings) == ("mlp", "Net", [])
+    assert own.net.layers[1].weight.shape[0] == 5 and not own.net.training
+    assert own.weights_sha256 == figures("a", "Net")["weights_sha256"]
+    with pytest.raises(UsageError, match="the weights do not fit"):
+        source.load(Path("a/Net"), "mine:Net", "width=6")
+    with pytest.raises(UsageError, match="has no such argument"):
+        source.load(Path("a/Net"), "mine:Net", "depth=6")
 
 
 needs_report = pytest.mark.skipif(

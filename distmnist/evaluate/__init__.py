@@ -1,0 +1,1 @@
+"""Evaluates trained or exported models on labelled images: `python -m distmnist.evaluate`."""

@@ -27,7 +27,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="distmnist.export",
         usage="python -m distmnist.export RUN_OR_CHECKPOINT [options]\n"
         "       python -m distmnist.export --verify DIR [RUN_OR_CHECKPOINT] [--data-dir DIR]",
-        description="Exports trained nets and proves that the files decide as the nets do, on every test digit.",
+        description="Exports trained models and proves that the files decide as the models do, on every test image.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -44,6 +44,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--int8", action="store_true", help="also <model>.int8.onnx, where it decides nearly always as the net does"
     )
+    parser.add_argument(
+        "--model", metavar="package.module:callable", help="your own model, which is imported only if it is named here"
+    )
+    parser.add_argument("--model-args", metavar="NAME=VALUE,...", help="its arguments (default: those of the training)")
+    parser.add_argument("--data", metavar="DATA", help="where your own images are now (default: where they were)")
     given = parser.parse_args(arguments)
     if given.verify is None and given.path is None:
         raise UsageError("name a run's directory or a checkpoint; --help lists the options")
@@ -63,11 +68,12 @@ def work(arguments: Sequence[str] | None) -> int:
     given = parse(arguments)
     from . import job  # imports torch and onnx: 2 s that a mistyped option need not take
 
+    asked = job.Asked(given.model, given.model_args, given.data, given.data_dir)
     try:
         if given.verify:
-            job.verify(given.verify, given.path, given.data_dir)
+            job.verify(given.verify, given.path, asked)
         else:
-            job.export(given.path, given.output, given.data_dir, given.opset or DEFAULT_OPSET, given.int8)
+            job.export(given.path, given.output, asked, given.opset or DEFAULT_OPSET, given.int8)
     except job.ParityError as error:
         return failed(error.failures, error.where)
     return 0

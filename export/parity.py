@@ -1,19 +1,4 @@
-"""The gate: an exported file passes only if it decides as the trained net does, on every test digit and on probes.
-
-The bounds. With u = 2^-24, a sum of K products in float32 differs from the exact one by about sqrt(K) u times its
-size: rounding errors are independent and of both signs (Higham and Mary, 2019, theorem 2.4; the worst case, K u times
-the sum of absolute values, is never met by a net of this depth, and no test could fail it). The errors of the layers
-add up, and weights of a trained net neither cancel nor blow up the signal much, so two evaluations that add in
-different orders differ in a logit by about
-
-    error = u M (sqrt(K_1) + ... + sqrt(K_L))        M: the largest magnitude that goes in or comes out
-
-For the mlp the sum is 28 + 11 + 8 = 47, for the cnn 3 + 17 + 56 + 11 + 8 = 95. On the test digits M is about 24 and
-20: 7e-5 and 1.1e-4. Hence 1e-4 on digits, in absolute terms. The error is proportional to M, so on probes, which may
-be thousands of times larger, the bound is 1e-4 M / M_DIGITS, and never below 1e-4.
-
-Probabilities: a row of softmax's Jacobian has absolute values that add up to 2 p (1 - p), at most 1/2. So half the
-bound of the logits, and 16 u for the exponentials, their sum and the division.
+"""Runs exported files, and holds their answers against the trained model's: see bounds.py for how near they must be.
 
 A label may differ only where the float64 referee itself cannot tell: its top two logits are closer than the bound.
 """
@@ -29,13 +14,14 @@ import torch
 
 from distmnist.machine import usable_cores
 
+from . import bounds
 from .predict import session_options
 from .record import Measured, Run, Unmeasured
 from .reference import Case
 
-BOUND = 1e-4
-M_DIGITS = 20.0
 BATCHES = (1, 2, 7, 64, 256, 1024)
+BATCH, FEW = 64, 65
+"""In what batches a larger model is asked about all images, and about how many otherwise: one more than a batch."""
 LEVELS = {
     "off": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -45,12 +31,6 @@ LEVELS = {
 Outputs = dict[str, np.ndarray]
 Runner = Callable[[Case, slice], Outputs]
 """A reloaded file: answers a slice of a case, by output name."""
-
-
-def bound(case: Case, output: str = "logits") -> float:
-    """The largest absolute error that is allowed."""
-    logits = BOUND if case.is_digits else BOUND * max(1.0, case.magnitude / M_DIGITS)
-    return logits if output == "logits" else logits / 2 + 16 * 2**-24
 
 
 def session(content: bytes, level: str) -> onnxruntime.InferenceSession:
@@ -64,9 +44,7 @@ def onnx_runner(loaded: onnxruntime.InferenceSession, kind: str) -> Runner:
     names = [end.name for end in loaded.get_outputs()]
 
     def run(case: Case, rows: slice) -> Outputs:
-        whole = case.pixels if kind == "pixels" else case.images
-        assert whole is not None, "cases that are no pixels are left out"
-        feed = {"pixels" if kind == "pixels" else "input": whole[rows]}
+        feed = {"pixels": case.pixels(rows)} if kind == "pixels" else {"input": case.images(rows)}
         return dict(zip(names, loaded.run(names, feed), strict=True))
 
     return run
@@ -75,18 +53,22 @@ def onnx_runner(loaded: onnxruntime.InferenceSession, kind: str) -> Runner:
 def torchscript_runner(module: torch.jit.ScriptModule) -> Runner:
     @torch.no_grad()
     def run(case: Case, rows: slice) -> Outputs:
-        return {"logits": module(torch.from_numpy(case.images[rows])).numpy()}
+        return {"logits": module(torch.from_numpy(case.images(rows))).numpy()}
 
     return run
 
 
-def compare_runs(kind: str, runners: dict[str, Runner], cases: list[Case]) -> list[Run]:
+def compare_runs(kind: str, runners: dict[str, Runner], cases: list[Case], thorough: bool) -> list[Run]:
     """Asks a file at each level (`runners`), in each batch size, about each case.
 
-    kind: "logits" or "pixels"; cases that are no pixels are left out for the latter.
+    kind: "logits" or "pixels"; cases that are no pixels are left out for the latter. thorough: about all images each
+    time; or else about all of them once, at the last level in batches of `BATCH`, and about the first `FEW` otherwise.
     """
-    suited = [case for case in cases if kind == "logits" or case.pixels is not None]
+    suited = [case for case in cases if kind == "logits" or case.is_pixels]
     plan = list(itertools.product(runners, BATCHES, suited))
+    if not thorough:
+        usual = list(runners)[-1], BATCH
+        plan = [(level, batch, case if (level, batch) == usual else case.first(FEW)) for level, batch, case in plan]
 
     def one(job: tuple[str, int, Case]) -> Run:
         level, batch, case = job
@@ -121,7 +103,7 @@ def one_torch_thread() -> Iterator[None]:
 
 def answers(run: Runner, case: Case, batch: int) -> Outputs:
     """The outputs for the whole case, in batches; each batch's shapes are checked by putting them together."""
-    count = len(case.images)
+    count = len(case)
     parts = [run(case, slice(start, start + batch)) for start in range(0, count, batch)]
     for start, part in zip(range(0, count, batch), parts, strict=True):
         expected = min(batch, count - start)
@@ -132,39 +114,39 @@ def answers(run: Runner, case: Case, batch: int) -> Outputs:
 
 
 def measure(case: Case, outputs: Outputs) -> Measured | Unmeasured:
-    """Holds outputs against the net."""
-    count = len(case.images)
+    """Holds outputs against the model."""
+    count, classes = case.logits.shape
     if set(outputs) == {"logits"}:
         name, got, mine, referee = "logits", outputs["logits"], case.logits, case.referee
-        labels = got.argmax(1) if got.ndim == 2 else None
+        labels, limit = got.argmax(1) if got.ndim == 2 else None, case.bound
     elif set(outputs) == {"probabilities", "label"}:
-        name, got = "probabilities", outputs["probabilities"]
+        name, got, limit = "probabilities", outputs["probabilities"], bounds.of_probabilities(case.bound)
         mine, referee, labels = softmax(case.logits), softmax(case.referee), outputs["label"]
         if labels.dtype != np.int64 or labels.shape != (count,):
             return Unmeasured(f"label is {labels.dtype} {list(labels.shape)}, not int64 [{count}]")
     else:
         return Unmeasured(f"outputs are {', '.join(sorted(outputs))}")
-    if got.dtype != np.float32 or got.shape != (count, 10):
-        return Unmeasured(f"{name} is {got.dtype} {list(got.shape)}, not float32 [{count}, 10]")
+    if got.dtype != np.float32 or got.shape != (count, classes):
+        return Unmeasured(f"{name} is {got.dtype} {list(got.shape)}, not float32 [{count}, {classes}]")
     if not np.isfinite(got).all():
-        return Unmeasured(f"{name} is not finite for digit {int(np.argmin(np.isfinite(got).all(1)))}")
+        return Unmeasured(f"{name} is not finite for {case.noun} {int(np.argmin(np.isfinite(got).all(1)))}")
 
-    limit = bound(case, name)
     errors = np.abs(got.astype(np.float64) - mine).max(1)
     flipped = np.flatnonzero(labels != case.labels)
-    excused = [int(index) for index in flipped if case.margins[index] < bound(case)]
+    excused = [int(index) for index in flipped if case.undecided(int(index))]
     worst, failure = int(errors.argmax()), None
     if errors[worst] > limit:
-        failure = f"{name} of digit {worst} off by {errors[worst]:.2g}, bound {limit:.2g}"
+        failure = f"{name} of {case.noun} {worst} off by {errors[worst]:.2g}, bound {limit:.2g}"
     elif len(flipped) > len(excused):
         first = next(int(index) for index in flipped if int(index) not in excused)
-        failure = f"{len(flipped) - len(excused)} labels differ, digit {first} first"
+        failure = f"{len(flipped) - len(excused)} labels differ, {case.noun} {first} first"
+    rows = case.rows
     return Measured(
         worst_error=float(errors[worst]),
         digit=worst,
         bound=limit,
-        from_referee=float(np.abs(got - referee).max()),
-        net_from_referee=float(np.abs(mine - referee).max()),
+        from_referee=float(np.abs(got[rows] - referee).max(initial=0.0)),
+        net_from_referee=float(np.abs(mine[rows] - referee).max(initial=0.0)),
         labels_agree=count - len(flipped),
         excused=excused,
         count=count,
@@ -173,6 +155,6 @@ def measure(case: Case, outputs: Outputs) -> Measured | Unmeasured:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """[n, 10] -> the same shape and dtype."""
+    """[n, classes] -> the same shape and dtype."""
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)

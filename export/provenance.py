@@ -1,6 +1,7 @@
 """Where an exported net comes from, as the strings that travel inside its ONNX files (`metadata_props`)."""
 
 import json
+from collections.abc import Sequence
 
 import onnx
 import torch
@@ -16,8 +17,8 @@ def describe(trained: Trained, opset: int) -> dict[str, str]:
         "version": __version__,
         "model": trained.name,
         "weights_sha256": trained.weights_sha256,
-        "mean": repr(trained.dataset.mean[0]),
-        "std": repr(trained.dataset.std[0]),
+        "mean": numbers(trained.dataset.mean),
+        "std": numbers(trained.dataset.std),
         "class_names": json.dumps(trained.dataset.class_names),
         "dataset": json.dumps(trained.dataset.to_json(), sort_keys=True),
         "test_accuracy": repr(trained.result.test_accuracy) if trained.result else "training was interrupted",
@@ -31,3 +32,8 @@ def describe(trained: Trained, opset: int) -> dict[str, str]:
     if trained.versions is not None:
         described["trained_with"] = json.dumps(trained.versions, sort_keys=True)
     return described
+
+
+def numbers(values: Sequence[float]) -> str:
+    """One number a channel, separated by commas."""
+    return ",".join(map(repr, values))

@@ -60,9 +60,14 @@ class FileReport:
     evaluator: Measured | Unmeasured | None = None
 
     def worst(self) -> tuple[Run, Measured] | None:
-        """Of the runs of the first case, the test digits, that with the largest error. None: nothing was measured."""
+        """Of the runs over all images of the first case, the test images, that with the largest error.
+
+        None: nothing was measured.
+        """
         first = [(r, r.measured) for r in self.runs if r.case == self.runs[0].case and isinstance(r.measured, Measured)]
-        return max(first, key=lambda pair: pair[1].worst_error, default=None)
+        whole = max((measured.count for _, measured in first), default=0)
+        over_all = [pair for pair in first if pair[1].count == whole]
+        return max(over_all, key=lambda pair: pair[1].worst_error, default=None)
 
     def to_json(self) -> JsonObject:
         found: JsonObject = {} if self.opset is None else {"opset": self.opset, "ir_version": self.ir_version}

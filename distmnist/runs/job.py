@@ -266,8 +266,7 @@ def footer(
         log.say(table.results(dataset, figures))
     log.say()
     if finished:
-        # A model of the user's own cannot be exported yet.
-        command = "distmnist.report" if all(map(is_custom, job.models)) else "distmnist.export"
-        log.say(f"next: {hint('-m', command, directory.path)}")
+        own = [f"--model={model}" for model in job.models if is_custom(model)]
+        log.say(f"next: {hint('-m', 'distmnist.export', directory.path, *own)}")
     else:
         log.say(f"interrupted; to go on: the same command with --resume --output {quoted(directory.path)}")

@@ -53,7 +53,7 @@ def make(content: bytes, train: LabelledImages, digits: Case, truth: np.ndarray)
 
 
 def quantise(content: bytes, images: np.ndarray) -> bytes:
-    """content: <model>.onnx; images: float32 [n, 1, 28, 28], the digits to calibrate with."""
+    """content: <model>.onnx; images: float32 [n, C, H, W], the images to calibrate with."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
@@ -112,10 +112,9 @@ def measure(content: bytes, digits: Case, truth: np.ndarray) -> Int8Figures:
     agree, right = [], []
     for level in parity.LEVELS:
         session = parity.session(content, level)
-        if signature(session) != signatures((1, 28, 28), 10)["logits"]:
-            raise ValueError(
-                f"inputs and outputs are {signature(session)}, not {signatures((1, 28, 28), 10)['logits']}"
-            )
+        wanted = signatures(digits.shape, digits.logits.shape[1])["logits"]
+        if signature(session) != wanted:
+            raise ValueError(f"inputs and outputs are {signature(session)}, not {wanted}")
         logits = parity.answers(parity.onnx_runner(session, "logits"), digits, BATCH)["logits"]
         if not np.isfinite(logits).all():
             raise ValueError("logits are not finite")

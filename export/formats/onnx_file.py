@@ -21,25 +21,42 @@ PREFIX = "net."
 class PixelNet(nn.Module):
     """A net with the training data's own normalisation in front and the decision behind it."""
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, trained: Trained) -> None:
         super().__init__()
         self.net = trained.net
-        self.mean, self.std = trained.dataset.mean[0], trained.dataset.std[0]
+        self.channels = trained.dataset.shape[0]
+        self.mean_and_std: tuple[float, float] | None = None
+        if self.channels == 1:
+            self.mean_and_std = trained.dataset.mean[0], trained.dataset.std[0]
+        else:
+            # Their names become those of initializers, beside the net's own weights.
+            for name, values in (("pixel_mean", trained.dataset.mean), ("pixel_std", trained.dataset.std)):
+                self.register_buffer(name, torch.tensor(values)[:, None, None])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels, uint8 [n, 28, 28], ink high -> probabilities, float [n, 10], and labels, int64 [n]."""
-        logits = self.net(normalise(pixels.unsqueeze(1), self.mean, self.std))
+        """Pixels, uint8 [n, H, W] or [n, H, W, 3] -> probabilities, float [n, classes], and labels, int64 [n]."""
+        if self.mean_and_std:
+            images = normalise(pixels.unsqueeze(1), *self.mean_and_std)
+        else:
+            images = normalise(pixels.permute(0, 3, 1, 2), self.pixel_mean, self.pixel_std)
+        logits = self.net(images)
         return logits.softmax(1), logits.argmax(1)
 
 
-def logits_model(net: nn.Module, opset: int, metadata: Mapping[str, str]) -> bytes:
-    """<model>.onnx: input `input` float32 [batch, 1, 28, 28], normalised; output `logits` float32 [batch, 10]."""
-    return convert(net, torch.zeros(2, 1, 28, 28), ["input"], ["logits"], opset, metadata, net.state_dict())
+def logits_model(trained: Trained, opset: int, metadata: Mapping[str, str]) -> bytes:
+    """<model>.onnx: input `input` float32 [batch, C, H, W], normalised; output `logits` float32 [batch, classes]."""
+    example = torch.zeros(2, *trained.dataset.shape)
+    return convert(trained.net, example, ["input"], ["logits"], opset, metadata, trained.net.state_dict())
 
 
 def pixels_model(trained: Trained, opset: int, metadata: Mapping[str, str]) -> bytes:
-    """<model>.pixels.onnx: input `pixels` uint8 [batch, 28, 28]; outputs `probabilities` and `label`."""
-    example, names = torch.zeros(2, 28, 28, dtype=torch.uint8), ["probabilities", "label"]
+    """<model>.pixels.onnx: input `pixels` uint8 [batch, H, W] or [batch, H, W, 3]; `probabilities` and `label`."""
+    channels, height, width = trained.dataset.shape
+    shape = (2, height, width) if channels == 1 else (2, height, width, channels)
+    example, names = torch.zeros(shape, dtype=torch.uint8), ["probabilities", "label"]
     return convert(PixelNet(trained).eval(), example, ["pixels"], names, opset, metadata, trained.net.state_dict())
 
 
@@ -53,7 +70,9 @@ def convert(
     state: Mapping[str, Tensor],
 ) -> bytes:
     """Raises RunError if torch cannot convert the net, or converts it to another opset."""
-    for optimize in (True, False):
+    # The exporter's optimizer would fold a batch norm into the convolution before it: other weights than the trained.
+    folds = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
+    for optimize in (False,) if folds else (True, False):
         try:
             program = torch.onnx.export(
                 module,
@@ -73,7 +92,6 @@ def convert(
         assert program is not None, "dynamo=True returns one"
         model = program.model_proto
         strip(model)
-        # The optimizer folds, say, batch normalisation into the convolution before it: other weights than the trained.
         if not wrong_weights(model, state):
             break
     written = [(entry.domain, entry.version) for entry in model.opset_import]

@@ -29,11 +29,14 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def to_torchscript(net: nn.Module) -> bytes:
-    """<model>.torchscript.pt: normalised images, float32 [n, 1, 28, 28] -> logits, float32 [n, 10]."""
+def to_torchscript(net: nn.Module, shape: tuple[int, int, int] = (1, 28, 28)) -> bytes:
+    """<model>.torchscript.pt: normalised images, float32 [n, C, H, W] -> logits, float32 [n, classes].
+
+    shape: channels, height, width. Raises whatever torch.jit raises for a model that it cannot trace.
+    """
     with quiet(), torch.no_grad():
         # The trace is checked by the parity gate, over every digit and batch size, not by torch on the example.
-        traced = torch.jit.trace(net, torch.zeros(2, 1, 28, 28), check_trace=False)
+        traced = torch.jit.trace(net, torch.zeros(2, *shape), check_trace=False)
         # With optimize_numerics it would fold batch normalisation into the weights: others than the trained ones.
         module = torch.jit.freeze(traced, optimize_numerics=False)
         buffer = io.BytesIO()

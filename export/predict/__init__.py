@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from .digits import DOUBTFUL, from_drawing, prepare_digit
     from .errors import PredictError
     from .images import open_digit
-    from .model import DOUBT, Predictor, Reading, session_options, signature, signatures
-    from .model_file import OPSETS, check_model
+    from .model import DOUBT, Predictor, Reading, default_threads, session_options, signature, signatures
+    from .model_file import OPSETS, check_manifest, check_model
     from .raster import WORKING, blurred, dilated, grown, labelled
 
 PUBLIC = {
@@ -33,10 +33,12 @@ PUBLIC = {
     "main": "commandline",
     "parse": "commandline",
     "check_model": "model_file",
+    "check_manifest": "model_file",
     "OPSETS": "model_file",
     "signature": "model",
     "signatures": "model",
     "session_options": "model",
+    "default_threads": "model",
     "open_digit": "images",
     "prepare_digit": "digits",
     "from_drawing": "digits",

@@ -25,7 +25,8 @@ from distmnist.data import known
 from distmnist.data.dataset import MNIST_MEAN, MNIST_STD, DatasetFacts, normalise
 from distmnist.models import build
 from export import __main__ as command
-from export import predict, provenance, torchscript
+from export import predict, provenance
+from export.formats import torchscript
 from export.opsets import OPSETS
 
 pytest_plugins = ["export_fixtures"]
@@ -43,7 +44,7 @@ def net_of(run: Path, name: str) -> source.Trained:
 
 def test_an_export_holds_the_promised_files(exported: Path) -> None:
     files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
-    per_net = ("{}.onnx", "{}.pixels.onnx", "{}.torchscript.pt")
+    per_net = ("{}.onnx", "{}.pixels.onnx", "{}.safetensors", "{}.torchscript.pt")
     per_net += ("{}/test_data_set_0/input_0.pb", "{}/test_data_set_0/output_0.pb")
     modules = {f"predict/{path.name}" for path in (ROOT / "export/predict").glob("*.py")} | {"predict/prepare.py"}
     assert {"predict/__init__.py", "predict/__main__.py"} < modules
@@ -51,6 +52,7 @@ def test_an_export_holds_the_promised_files(exported: Path) -> None:
     assert files == modules | {name.format(net) for name in per_net for net in ("mlp", "cnn")} | {
         "parity.json",
         "predict.py",
+        "labels.txt",
         "requirements.txt",
     }
     assert len(lines((exported / "requirements.txt").read_text())) == 3
@@ -258,7 +260,7 @@ def test_the_data_of_a_run_are_found_from_any_directory_and_nothing_is_left_ther
     assert command.main([str(run / part), "--output", str(tmp_path / "out")]) == 0
     assert command.main(["--verify", str(tmp_path / "out"), str(run / part)]) == 0
     assert command.main(["--verify", str(tmp_path / "out")]) == 2  # which of a run that is not named cannot be known
-    assert "no mnist in data: the proof needs its test digits" in capsys.readouterr().err
+    assert "no mnist in data: the proof needs its test images" in capsys.readouterr().err
     assert list(Path(".").iterdir()) == []
 
 
@@ -283,7 +285,7 @@ def test_without_the_digits_of_the_run_there_is_no_proof(
     of = DatasetFacts("mnist", 60_000, 10_000)
     save_checkpoint(tmp_path / "last.pt", "mlp", build.build_model("mlp"), dataset=of)
     assert command.main([str(tmp_path / "last.pt")]) == 2
-    assert "no mnist in data: the proof needs its test digits" in capsys.readouterr().err
+    assert "no mnist in data: the proof needs its test images" in capsys.readouterr().err
     assert not (tmp_path / "export").exists()
 
 

@@ -18,7 +18,7 @@ from distmnist.checkpoint.source import Trained
 from distmnist.data.known import load_sample
 from distmnist.models.build import build_model
 from export import __main__ as command
-from export import folder, gate, job, parity, provenance, reference
+from export import bounds, folder, gate, job, parity, provenance, reference
 from export.formats import onnx_file, torchscript
 
 pytest_plugins = ["export_fixtures"]
@@ -31,10 +31,8 @@ def mlp(trained_run: Path) -> Trained:
 
 @pytest.fixture(scope="module")
 def cases(mlp: Trained) -> list[reference.Case]:
-    return [
-        reference.ask(mlp, "digits", few_digits(test=300).test.images, is_digits=True),
-        *reference.probes(mlp),
-    ]
+    tested = reference.ask_test_images(mlp, few_digits(test=300).test)
+    return [tested, *reference.probes(mlp, tested.bound)]
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -127,11 +125,14 @@ def test_the_gate_passes_what_nobody_touched(mlp: Trained, cases, deployed: Path
         content = (deployed / name).read_bytes()
         if kind == "torchscript":
             report, failures = gate.prove_torchscript(content, mlp, cases)
+        elif kind == "safetensors":
+            assert gate.prove_safetensors(content, mlp, metadata)[1] == []
+            continue
         else:
             report, failures = gate.prove_onnx(content, kind, mlp, metadata, cases)
         assert failures == []
         levels = 1 if kind == "torchscript" else 3
-        suited = [case for case in cases if kind != "pixels" or case.pixels is not None]
+        suited = [case for case in cases if kind != "pixels" or case.is_pixels]
         assert len(report.runs) == levels * len(parity.BATCHES) * len(suited)
         assert all(run.measured.labels_agree == run.measured.count for run in report.runs if run.case == "digits")
 
@@ -152,10 +153,10 @@ def test_the_gate_catches_torchscript_with_one_bit_changed(mlp: Trained, cases) 
 
 
 def test_a_flipped_label_is_excused_only_where_the_referee_is_undecided(cases) -> None:
-    few = gate.first(cases[0])
+    few = cases[0].first(gate.SAMPLE)
     logits, referee = few.logits.copy(), few.referee.copy()
     first, second = np.argsort(-few.referee[3])[:2]
-    half = parity.BOUND / 4
+    half = bounds.BOUND / 4
     for values in (logits, referee):
         values[3, second] = values[3, first] = values[3].max()
     logits[3, first] += half
@@ -175,18 +176,23 @@ def test_a_flipped_label_is_excused_only_where_the_referee_is_undecided(cases) -
 @pytest.mark.parametrize(
     ("magnitude", "of_probes"), [(0.0, 1e-4), (2.0, 1e-4), (20.0, 1e-4), (40.0, 2e-4), (200_000.0, 1.0)]
 )
-@pytest.mark.parametrize("large", ["images", "referee"])
 def test_the_bound_is_fixed_on_digits_and_on_probes_grows_with_what_goes_in_or_comes_out(
-    cases, magnitude: float, of_probes: float, large: str
+    magnitude: float, of_probes: float
 ) -> None:
-    """export/parity.py derives 1e-4 where the largest magnitude is 20, and half of it for probabilities."""
-    few = gate.first(cases[0])
-    numbers = {"images": np.zeros_like(few.images), "referee": np.zeros_like(few.referee)}
-    numbers[large].flat[5] = -magnitude
-    digits = dataclasses.replace(few, **numbers)
-    for case, bound in ((digits, 1e-4), (dataclasses.replace(digits, is_digits=False), of_probes)):
-        assert parity.bound(case) == pytest.approx(bound)
-        assert parity.bound(case, "probabilities") == pytest.approx(bound / 2 + 16 * 2**-24)
+    """export/bounds.py derives 1e-4 where the largest magnitude is 20, and half of it for probabilities."""
+    for of_test_images, bound in ((True, 1e-4), (False, of_probes)):
+        found = bounds.published(magnitude, of_test_images)
+        assert found == pytest.approx(bound)
+        assert bounds.of_probabilities(found) == pytest.approx(bound / 2 + 16 * 2**-24)
+
+
+def test_the_bound_of_a_probe_follows_what_goes_in_and_what_comes_out(mlp: Trained, cases) -> None:
+    found = {case.name: case for case in cases}
+    assert found["noise"].bound == 1e-4 and found["pixels 255"].bound < 1e-3
+    large = found["noise x 1e4"]
+    assert large.bound > 0.1
+    images, logits = np.abs(large.images(slice(None))).max(), np.abs(large.referee).max()
+    assert large.bound == pytest.approx(1e-4 * max(images, logits) / 20, rel=1e-3)
 
 
 def test_an_error_just_over_the_bound_fails(cases) -> None:
@@ -281,8 +287,8 @@ def test_a_failed_export_leaves_the_good_one_and_says_what_failed(
     before = folder.digests(out)
     good = onnx_file.logits_model
 
-    def spoilt(net, opset, metadata) -> bytes:
-        model = onnx.load_from_string(good(net, opset, metadata))
+    def spoilt(trained, opset, metadata) -> bytes:
+        model = onnx.load_from_string(good(trained, opset, metadata))
         permute(model)
         return model.SerializeToString()
 

@@ -1,7 +1,6 @@
 """Images of any shape and number of classes: they are trained on, evaluated, resumed, and not exported by mistake."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from distmnist import Dataset, LabelledImages, fit
 from distmnist.checkpoint import storage
 from distmnist.config import TrainConfig
 from distmnist.errors import UsageError
-from export import __main__ as export
 
 
 def photographs(classes: int, shape: tuple[int, int, int] = (3, 12, 20)) -> Dataset:
@@ -54,15 +52,6 @@ def test_more_classes_than_a_byte_holds_are_stored_whole():
     result = fit(TrainConfig(model="mlp", epochs=1), photographs(300, (1, 8, 8)))
     arrays = result.evaluation.arrays()
     assert arrays["labels"].tolist() == list(range(300)) and arrays["predictions"].dtype == np.int32
-
-
-def test_a_model_of_other_images_is_refused_by_the_export_in_one_line(tmp_path: Path, capsys):
-    saved = []
-    fit(TrainConfig(model="mlp", epochs=1), photographs(3), callbacks=[Keep(saved.append)])
-    storage.save(tmp_path, saved[-1])
-    assert export.main([str(tmp_path)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "mlp was trained on images of 3 x 12 x 20 and 3 classes" in line
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from typing import NoReturn
 
 from distmnist import streams
 from distmnist.commandline import Parser, answer, end, to_path
+from distmnist.config import is_custom
 from distmnist.distributed.failure import print_failure
 from distmnist.distributed.launcher import refuse_separate_tasks
 from distmnist.errors import UsageError
+from distmnist.importing import check_form
 
 from .opsets import DEFAULT_OPSET, OPSETS
 
@@ -54,6 +56,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise UsageError("name a run's directory or a checkpoint; --help lists the options")
     if given.verify and (given.output or given.opset or given.int8):
         raise UsageError("--verify writes nothing: leave out --output, --opset and --int8")
+    if given.model is not None and not is_custom(given.model):
+        raise UsageError(f"--model {given.model}: only a custom model, package.module:callable, must be named")
+    if given.model is not None:
+        check_form("--model", given.model, "callable")
+    elif given.model_args is not None:
+        raise UsageError("--model-args is for a custom model; add --model package.module:callable")
     if given.opset is not None and given.opset not in OPSETS:
         raise UsageError(f"--opset {given.opset} must be {OPSETS[0]} to {OPSETS[-1]}")
     return given

@@ -223,6 +223,8 @@ def test_an_unfinished_net_is_exported_and_said_to_be_so(tmp_path: Path, capsys:
         ([], "name a run's directory or a checkpoint"),
         (["--verify", "x", "--opset", "18"], "--verify writes nothing"),
         (["nowhere"], "nowhere does not exist"),
+        (["nowhere", "--model", "cnn"], "only a custom model, package.module:callable, must be named"),
+        (["nowhere", "--model-args", "a=1"], "--model-args is for a custom model"),
         (["--verify", "nowhere"], "nowhere is no exported folder"),
         (["--nonsense"], "--help lists the options"),
     ],

@@ -200,7 +200,8 @@ def test_a_rank_0_that_is_stopped_before_the_others_watch_it_is_named_and_ended(
 def run_long(folder: Path) -> int:
     prepare(folder)
     (folder / f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
-    return train.main([*SMALL, "--epochs=1000"])
+    # A time-out below the pause, and above what starting takes beside other tests.
+    return train.main([*SMALL, "--epochs=1000", "--timeout=7"])
 
 
 def test_a_standstill_of_all_processes_is_nobodys_fault(tmp_path):
@@ -210,7 +211,7 @@ def test_a_standstill_of_all_processes_is_nobodys_fault(tmp_path):
         while not (tmp_path / "run/mlp/last.pt").exists():
             time.sleep(0.1)
         pids = [int((tmp_path / f"pid-{rank}").read_text()) for rank in range(2)]
-        for number, seconds in ((signal.SIGSTOP, 8), (signal.SIGCONT, 3), (signal.SIGTERM, 0)):
+        for number, seconds in ((signal.SIGSTOP, 10), (signal.SIGCONT, 3), (signal.SIGTERM, 0)):
             for pid in pids:
                 os.kill(pid, number)
             time.sleep(seconds)

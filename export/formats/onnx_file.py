@@ -17,6 +17,8 @@ from distmnist.errors import RunError
 
 PREFIX = "net."
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 class PixelNet(nn.Module):
     """A net with the training data's own normalisation in front and the decision behind it."""
@@ -71,7 +73,7 @@ def convert(
 ) -> bytes:
     """Raises RunError if torch cannot convert the net, or converts it to another opset."""
     # The exporter's optimizer would fold a batch norm into the convolution before it: other weights than the trained.
-    folds = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
+    folds = any(isinstance(layer, BATCH_NORMS) for layer in module.modules())
     for optimize in (False,) if folds else (True, False):
         try:
             program = torch.onnx.export(

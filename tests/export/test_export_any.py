@@ -143,3 +143,12 @@ def test_a_planted_fault_is_caught_and_named_even_with_a_manifest_that_matches(w
     (exported / "parity.json").write_bytes(folder.sealed(manifest | {"files": folder.digests(exported)}))
     assert command.main(["--verify", str(exported), str(made / "a"), MODEL]) == 3
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["Net.onnx", "Net.pixels.onnx", "Net.torchscript.pt"])
+def test_a_file_that_was_taken_away_is_missed_even_with_a_manifest_that_matches(name, made, exported, capsys):
+    (exported / name).unlink()
+    manifest = json.loads((exported / "parity.json").read_text())
+    (exported / "parity.json").write_bytes(folder.sealed(manifest | {"files": folder.digests(exported)}))
+    assert command.main(["--verify", str(exported), str(made / "a"), MODEL]) == 3
+    assert f"{name}: cannot be read" in capsys.readouterr().err

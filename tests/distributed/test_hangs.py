@@ -218,5 +218,6 @@ def test_a_standstill_of_all_processes_is_nobodys_fault(tmp_path):
 
     thread = threading.Thread(target=pause, daemon=True)
     thread.start()
-    ended = end_processes(run_long, 2, tmp_path)
+    # A second SIGTERM, as soon as one rank has ended, could strike the other after its handlers are gone.
+    ended = end_processes(run_long, 2, tmp_path, terminate=False)
     assert [(one.code, one.err) for one in ended] == [(143, [])] * 2

@@ -113,12 +113,13 @@ def end_processes(
     *args: Any,
     timeout: float = 60.0,
     torchrun: bool = True,
+    terminate: bool = True,
     environment: Mapping[str, str] | None = None,
 ) -> list[Ended]:
     """Runs function(*args), which returns an exit code, on each rank to the end of its process, however that comes.
 
     torchrun: the launcher hosts the store and, as soon as one rank has failed, sends the others SIGTERM, as torchrun
-    does; else rank 0 hosts the store and nobody interferes. After `timeout` seconds what still runs is killed.
+    does, unless `terminate` is false; else rank 0 hosts the store and nobody interferes. After `timeout` seconds what still runs is killed.
     """
     context = _server()
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if torchrun else None
@@ -133,7 +134,7 @@ def end_processes(
                 own = _variables(rank, world_size, variables)
                 processes.append(context.Process(target=_run_to_end, args=(Path(folder), own, work), daemon=True))
                 processes[-1].start()
-            ended = _wait_for_ends(processes, began, timeout, terminate=torchrun)
+            ended = _wait_for_ends(processes, began, timeout, terminate=torchrun and terminate)
         finally:
             for process in processes:
                 process.kill()

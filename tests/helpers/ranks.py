@@ -119,7 +119,8 @@ def end_processes(
     """Runs function(*args), which returns an exit code, on each rank to the end of its process, however that comes.
 
     torchrun: the launcher hosts the store and, as soon as one rank has failed, sends the others SIGTERM, as torchrun
-    does, unless `terminate` is false; else rank 0 hosts the store and nobody interferes. After `timeout` seconds what still runs is killed.
+    does, unless `terminate` is false; else rank 0 hosts the store and nobody interferes. After `timeout` seconds what
+    still runs is killed.
     """
     context = _server()
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if torchrun else None
